@@ -1,0 +1,111 @@
+//! What can be read without a lock. Exact at rest; each number is a relaxed snapshot under load.
+//!
+//! # Equations
+//! - free = Σ zone counters + deferred
+//! - allocated = total − free (blocks that CPUs keep as `Kind::Cached` are in it: whoever keeps
+//!   them knows how many)
+//! - managed bytes = total × page size
+
+use super::super::section::Section;
+use super::super::standalone::ManagedSection;
+use super::region::managed;
+use super::{PageCore, Watermarks};
+use crate::sync::RawLock;
+use crate::sync::atomic::Ordering;
+use crate::units::{NodeId, Order, Zone};
+
+impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
+    /// Pages that can be handed out: neither reserved nor holding the core's tables.
+    pub(crate) fn total_pages(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// [`total_pages`](Self::total_pages) in bytes.
+    pub(crate) fn managed_bytes(&self) -> usize {
+        self.total_pages().saturating_mul(PAGE_SIZE)
+    }
+
+    /// Pages that hold the core's own tables.
+    pub(crate) fn internal_pages(&self) -> usize {
+        self.internal.load(Ordering::Relaxed)
+    }
+
+    /// Free pages: on the lists or deferred.
+    pub(crate) fn free_pages(&self) -> usize {
+        let listed: usize = self
+            .nodes
+            .iter()
+            .flat_map(|node| &node.zones)
+            .map(|zone| zone.free.load(Ordering::Relaxed))
+            .sum();
+        listed + self.deferred_pages()
+    }
+
+    /// Pages on the deferred list.
+    pub(crate) fn deferred_pages(&self) -> usize {
+        self.deferred.pages()
+    }
+
+    /// Pages handed out, those kept by CPUs included.
+    pub(crate) fn allocated_pages(&self) -> usize {
+        self.total_pages().saturating_sub(self.free_pages())
+    }
+
+    /// Number of sections.
+    pub(crate) fn section_count(&self) -> usize {
+        self.directory.len()
+    }
+
+    /// Section number `index` in the order of adding, of those that are there. O(index).
+    pub(crate) fn section(&self, index: usize) -> Option<ManagedSection> {
+        self.sections().nth(index).map(|section| {
+            let summary = section.summary();
+            ManagedSection {
+                start: summary.start,
+                size: summary.size_bytes,
+                free_pages: summary.free_pages,
+                total_pages: managed(section),
+            }
+        })
+    }
+
+    /// Calls `visit` with every section in the order of adding; no lock is held.
+    pub(crate) fn for_each_section(&self, visit: &mut dyn FnMut(&Section<PAGE_SIZE>)) {
+        self.sections().for_each(visit);
+    }
+
+    /// Free pages on a zone's lists.
+    pub(crate) fn zone_free_pages(&self, node: NodeId, zone: Zone) -> usize {
+        self.node(node).zones[zone.index()].free.load(Ordering::Relaxed)
+    }
+
+    /// Free blocks of one order in a zone, for a `buddyinfo`. O(sections).
+    pub(crate) fn free_blocks(&self, node: NodeId, zone: Zone, order: Order) -> usize {
+        self.sections()
+            .filter(|section| section.node() == node)
+            .map(|section| section.free_blocks(zone, order))
+            .sum()
+    }
+
+    /// Sets a zone's watermarks.
+    pub(crate) fn set_watermarks(&self, node: NodeId, zone: Zone, marks: Watermarks) {
+        let counters = &self.node(node).zones[zone.index()];
+        counters.min.store(marks.min_pages, Ordering::Relaxed);
+        counters.low.store(marks.low_pages, Ordering::Relaxed);
+    }
+
+    /// A zone's watermarks; both 0 unless set.
+    pub(crate) fn watermarks(&self, node: NodeId, zone: Zone) -> Watermarks {
+        let counters = &self.node(node).zones[zone.index()];
+        Watermarks {
+            min_pages: counters.min.load(Ordering::Relaxed),
+            low_pages: counters.low.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether it is time to reclaim for a zone.
+    pub(crate) fn below_low(&self, node: NodeId, zone: Zone) -> bool {
+        let counters = &self.node(node).zones[zone.index()];
+        counters.free.load(Ordering::Relaxed) < counters.low.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,161 @@
+//! A page of a section, as the layers above see it.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use super::super::page_meta::PageFlags;
+use super::super::section::{HeadWord, Kind, Page, Section};
+use crate::units::Pfn;
+
+/// A page whose metadata is valid: looked up by address, or the head of an owned block.
+///
+/// # Invariants
+/// - The section has page `pfn`, and its metadata was valid when this was made. It stays valid
+///   for as long as the block that it heads is allocated.
+pub(crate) struct PageRef<'a, const PAGE_SIZE: usize> {
+    section: &'a Section<PAGE_SIZE>,
+    pfn: Pfn,
+    known_zero: bool,
+}
+
+impl<const PAGE_SIZE: usize> Clone for PageRef<'_, PAGE_SIZE> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<const PAGE_SIZE: usize> Copy for PageRef<'_, PAGE_SIZE> {}
+
+impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
+    // INVARIANT: callers pass a page of which `section.page(pfn)` was `Some`, or an owned head.
+    #[inline]
+    pub(in crate::buddy) fn new(section: &'a Section<PAGE_SIZE>, pfn: Pfn, known_zero: bool) -> Self {
+        Self { section, pfn, known_zero }
+    }
+
+    /// Page `pfn` of a section, if its metadata is valid.
+    pub(crate) fn of(section: &'a Section<PAGE_SIZE>, pfn: u32) -> Option<Self> {
+        let pfn = Pfn::new(pfn)?;
+        section.page(pfn)?;
+        Some(Self::new(section, pfn, false))
+    }
+
+    /// The section it belongs to.
+    #[inline]
+    pub(crate) fn section(self) -> &'a Section<PAGE_SIZE> {
+        self.section
+    }
+
+    /// Its number in the section.
+    #[inline]
+    pub(crate) fn pfn(self) -> Pfn {
+        self.pfn
+    }
+
+    /// Its address.
+    #[inline]
+    pub(crate) fn addr(self) -> usize {
+        self.section.addr_of(self.pfn)
+    }
+
+    /// Its memory, with the provenance of the region.
+    #[inline]
+    pub(crate) fn ptr(self) -> NonNull<u8> {
+        self.section.ptr_of(self.pfn)
+    }
+
+    /// Whether the block is known to hold zeros; only a fresh allocation says so.
+    #[inline]
+    pub(crate) fn known_zero(self) -> bool {
+        self.known_zero
+    }
+
+    #[inline]
+    pub(super) fn meta(self) -> Page<'a> {
+        // SAFETY: the invariant: a page of the section with valid metadata.
+        unsafe { self.section.page_unchecked(self.pfn) }
+    }
+
+    /// The first metadata word, with acquire.
+    #[inline]
+    pub(crate) fn head(self) -> HeadWord {
+        self.meta().head()
+    }
+
+    /// The exact page count of the allocated block that this page heads.
+    #[inline]
+    pub(crate) fn count(self) -> usize {
+        self.meta().prev() as usize
+    }
+
+    /// The word that an allocated block lends to the layer above.
+    #[inline]
+    pub(crate) fn user_word(self) -> u32 {
+        self.meta().next()
+    }
+
+    /// Sets the [`user_word`](Self::user_word). It is lost when the block is freed.
+    ///
+    /// # Safety
+    /// - The caller owns the block that this page heads, and it is not a slab.
+    #[inline]
+    pub(crate) unsafe fn set_user_word(self, word: u32) {
+        self.meta().set_next(word);
+    }
+
+    /// Makes the block another kind of allocated block.
+    ///
+    /// # Safety
+    /// - The caller owns the block that this page heads; nobody can claim it meanwhile.
+    /// - `kind` is not `Kind::Buddy` or `Kind::Slab`.
+    #[inline]
+    pub(crate) unsafe fn set_kind(self, kind: Kind) {
+        let meta = self.meta();
+        meta.set_head(meta.head().with_kind(kind));
+    }
+
+    /// Sets the published flags of a page.
+    ///
+    /// # Safety
+    /// - The page belongs to a block that the caller owns.
+    pub(in crate::buddy) unsafe fn set_flags(self, flags: PageFlags) {
+        let meta = self.meta();
+        meta.set_head(meta.head().with_flags(flags));
+    }
+
+    /// Makes the block a slab whose descriptor any page of it leads to.
+    ///
+    /// # Safety
+    /// - The caller owns the block of `count` pages that this page heads.
+    /// - `descriptor` points into the section's region, with the region's provenance.
+    pub(crate) unsafe fn mark_slab(self, count: usize, descriptor: *mut u8) {
+        let Some(descriptor) = NonNull::new(descriptor) else {
+            debug_assert!(false, "P5: a slab's descriptor lies in its section");
+            return;
+        };
+        // SAFETY: the conditions are the callee's.
+        unsafe { self.section.mark_slab(self.pfn, count, descriptor) };
+    }
+
+    /// Makes a slab an ordinary allocated block again.
+    ///
+    /// # Safety
+    /// - The caller owns the slab of `count` pages that this page heads, and nobody follows its
+    ///   descriptor any more.
+    pub(crate) unsafe fn unmark_slab(self, count: usize, kind: Kind) {
+        // SAFETY: the conditions are the callee's.
+        unsafe { self.section.unmark_slab(self.pfn, count, kind) }
+    }
+
+    /// The descriptor of the slab that this page is part of.
+    #[inline]
+    pub(crate) fn slab_descriptor(self) -> Option<*mut u8> {
+        self.section.slab_descriptor(self.pfn).map(NonNull::as_ptr)
+    }
+}
+
+impl<const PAGE_SIZE: usize> fmt::Debug for PageRef<'_, PAGE_SIZE> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "page {:#x} ({:?})", self.addr(), self.pfn)
+    }
+}

@@ -1,0 +1,160 @@
+//! Giving blocks back: merging with free buddies.
+
+use super::Section;
+use super::carve::CarveState;
+use super::head::HeadWord;
+use super::lists::add;
+use crate::units::{Order, Pfn, Zone};
+
+impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
+    /// Gives back the block of `count` pages that starts at `pfn`.
+    ///
+    /// Complexity: O(`MAX_ORDER`) for each power of two that `count` consists of; O(count) if the
+    /// block lies in more than one zone. Locks: the node's is held.
+    ///
+    /// # Safety
+    /// - The node's lock is held, or the section is not visible yet.
+    /// - The block was handed out by this section, has exactly `count` pages, and is the
+    ///   caller's, who does not use it any more.
+    #[inline]
+    pub(crate) unsafe fn free(&self, pfn: Pfn, count: usize) {
+        // SAFETY: an allocated block's first page has metadata.
+        let word = unsafe { self.page_unchecked(pfn) }.head();
+        debug_assert!(!word.is_tail() && !word.is_free_block(), "freed page heads no block");
+        if let Some(zone) = word.zone()
+            && let Some(order) = word.order()
+            && !word.spans_zones()
+            && order.pages() == count
+            && (self.start_page + pfn.index()) & (count - 1) == 0
+        {
+            // SAFETY: a naturally aligned block of the caller's, in one zone.
+            unsafe { self.free_block(pfn, order, zone) }
+            add(&self.lists(zone).free_pages, count);
+        } else {
+            // SAFETY: passed on.
+            unsafe { self.free_pieces(pfn.index(), pfn.index() + count, word) }
+        }
+    }
+
+    /// Gives back `[from, to)`, part of an allocated block whose head word is `word`.
+    ///
+    /// # Safety
+    /// - Lock held; the pages are the caller's and not used any more.
+    #[inline(never)]
+    pub(super) unsafe fn free_pieces(&self, from: usize, to: usize, word: HeadWord) {
+        debug_assert!(from <= to && to <= self.pages);
+        match word.zone() {
+            // SAFETY: passed on.
+            Some(zone) if !word.spans_zones() => unsafe { self.free_run(from, to, zone) },
+            // SAFETY: passed on.
+            _ => unsafe { self.free_zone_by_zone(from, to) },
+        }
+    }
+
+    /// # Safety
+    /// - As for `free_pieces`; all pages are in one zone.
+    unsafe fn free_run(&self, from: usize, to: usize, zone: Zone) {
+        let mut end = to;
+        // The largest block that ends at `end` is as aligned as `end` is.
+        while let Some(order) = Order::fitting(self.start_page + end, end - from) {
+            end -= order.pages();
+            // SAFETY: part of the run.
+            unsafe { self.free_block(Self::nth(end), order, zone) }
+        }
+        add(&self.lists(zone).free_pages, to - from);
+    }
+
+    /// # Safety
+    /// - As for `free_pieces`.
+    #[cold]
+    unsafe fn free_zone_by_zone(&self, from: usize, to: usize) {
+        let mut at = from;
+        while at < to {
+            let pfn = Self::nth(at);
+            let Some(zone) = self.zone_of(pfn) else {
+                debug_assert!(false, "freed page is not managed");
+                return;
+            };
+            // Where zones meet in a carve block each page has its own.
+            let carve = self.carve_of(pfn);
+            let whole = self.carve_zone(carve) == zone as u32;
+            let end = if whole { self.carve_range(carve).1.min(to) } else { at + 1 };
+            // SAFETY: pages of one zone, part of the range.
+            unsafe { self.free_run(at, end, zone) }
+            at = end;
+        }
+    }
+
+    /// Makes an aligned block free, merged as far as its buddies are. Counters of pages are the
+    /// caller's.
+    ///
+    /// # Safety
+    /// - Lock held; the block is the caller's, aligned, in one zone.
+    #[inline]
+    unsafe fn free_block(&self, pfn: Pfn, order: Order, zone: Zone) {
+        let mut start = pfn;
+        let mut size = order;
+        // SAFETY: lock held; buddies below a carve block's size share its metadata, which exists
+        // from here on.
+        unsafe {
+            if size < Self::CARVE_ORDER {
+                self.ensure_carved(self.carve_of(pfn));
+                while size < Self::CARVE_ORDER {
+                    let Some(buddy) = self.buddy_of(start, size) else { break };
+                    let page = self.page_unchecked(buddy);
+                    if !page.head().is_free_as(size, zone) {
+                        break;
+                    }
+                    self.unlink_block(buddy, size, zone);
+                    // The upper one of the two starts no block any more.
+                    let upper = self.page_unchecked(start.max(buddy));
+                    upper.set_head(HeadWord::tail(zone as u32));
+                    start = start.min(buddy);
+                    let Some(parent) = size.parent() else { break };
+                    size = parent;
+                }
+                if size < Self::CARVE_ORDER {
+                    self.link_block(start, size, zone, false);
+                    return;
+                }
+            }
+            self.free_large(start, size, zone);
+        }
+    }
+
+    /// The rest of `free_block` for blocks of whole carve blocks.
+    ///
+    /// # Safety
+    /// - As for `free_block`; `order >= CARVE_ORDER`.
+    #[inline(never)]
+    unsafe fn free_large(&self, pfn: Pfn, order: Order, zone: Zone) {
+        let mut start = pfn;
+        let mut size = order;
+        while let Some(parent) = size.parent() {
+            let Some(buddy) = self.buddy_of(start, size) else { break };
+            if self.state(self.carve_of(buddy)) == CarveState::Interior {
+                break;
+            }
+            // SAFETY: lock held; the buddy starts a carve block that is not interior, so that
+            // its metadata exists.
+            unsafe {
+                if !self.page_unchecked(buddy).head().is_free_as(size, zone) {
+                    break;
+                }
+                self.unlink_block(buddy, size, zone);
+                self.demote(start.max(buddy), zone as u32);
+            }
+            start = start.min(buddy);
+            size = parent;
+        }
+        // SAFETY: passed on; the block is what was given and its buddies, off their lists.
+        unsafe { self.make_block(start, size, zone, false) }
+    }
+
+    /// The buddy of a block, if the section has its first page.
+    #[inline]
+    fn buddy_of(&self, pfn: Pfn, order: Order) -> Option<Pfn> {
+        let buddy = (self.start_page + pfn.index()) ^ order.pages();
+        self.page_at(buddy.wrapping_sub(self.start_page))
+    }
+}

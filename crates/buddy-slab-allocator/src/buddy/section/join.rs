@@ -1,0 +1,113 @@
+//! When no single free block is large enough: runs of neighbouring free blocks.
+//!
+//! Twenty free pages need not contain a free block of 32. A run of `n` free pages always
+//! contains a free block of more than `n / 4` pages, so looking around the blocks of the
+//! orders from there up finds any run, if no order has too many blocks to look at them all.
+
+use super::Section;
+use super::alloc::{TakeRequest, Taken};
+use crate::units::{Order, Pfn, Zone};
+
+/// How many blocks of one order are looked at before the search gives up on that order.
+const PROBES_PER_ORDER: usize = 64;
+
+/// Free pages `[from, to)`.
+#[derive(Clone, Copy)]
+struct Run {
+    from: usize,
+    to: usize,
+}
+
+impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
+    /// Takes pages that several free blocks form together.
+    ///
+    /// # Safety
+    /// - Lock held.
+    #[cold]
+    pub(super) unsafe fn alloc_joined(&self, zone: Zone, request: &TakeRequest) -> Option<Taken> {
+        if request.count > self.free_pages(zone) {
+            return None;
+        }
+        let largest = self.max_free_order(zone)?;
+        // A run of 2^(k + 1) - 1 pages, wherever it starts, contains an aligned block of order k.
+        let smallest =
+            Order::within_pages(request.count + 1).and_then(Order::half).unwrap_or(Order::ZERO);
+        let mut order = largest;
+        loop {
+            // SAFETY: passed on.
+            if let Some(start) = unsafe { self.probe_order(zone, order, request) } {
+                // SAFETY: passed on.
+                return unsafe { self.alloc_at(start, request.count, request.kind) };
+            }
+            if order <= smallest {
+                return None;
+            }
+            order = order.half()?;
+        }
+    }
+
+    /// # Safety
+    /// - Lock held.
+    unsafe fn probe_order(&self, zone: Zone, order: Order, request: &TakeRequest) -> Option<Pfn> {
+        // SAFETY: lock held.
+        let mut next = unsafe { self.lists(zone).first(order) };
+        for _ in 0..PROBES_PER_ORDER {
+            let block = next?;
+            if let Some(start) = self.run_around(block, order, zone, request) {
+                return Some(start);
+            }
+            // SAFETY: a block on a list has metadata.
+            next = Pfn::new(unsafe { self.page_unchecked(block) }.next());
+        }
+        None
+    }
+
+    /// Where in the run of free blocks around this one the request fits.
+    ///
+    /// Complexity: neighbours that do not merge differ in order, except the largest; the run is
+    /// followed no further than the request can need.
+    fn run_around(
+        &self,
+        block: Pfn,
+        order: Order,
+        zone: Zone,
+        request: &TakeRequest,
+    ) -> Option<Pfn> {
+        let mut run = Run { from: block.index(), to: block.index() + order.pages() };
+        let enough = request.count.saturating_add(request.align_order.pages());
+        loop {
+            if let Some(start) = self.fit(run, request) {
+                return Some(start);
+            }
+            if run.to - run.from >= enough {
+                break;
+            }
+            match self.page_at(run.to).and_then(|pfn| self.free_block_at(pfn)) {
+                Some((order, its_zone)) if its_zone == zone => run.to += order.pages(),
+                _ => break,
+            }
+        }
+        let right_end = run.to;
+        loop {
+            let below = self.page_at(run.from.checked_sub(1)?)?;
+            match self.free_block_around(below) {
+                Some((start, _, its_zone)) if its_zone == zone => run.from = start.index(),
+                _ => return None,
+            }
+            if let Some(start) = self.fit(run, request) {
+                return Some(start);
+            }
+            if right_end - run.from >= enough.saturating_add(order.pages()) {
+                return None;
+            }
+        }
+    }
+
+    /// Where in the run the request fits.
+    fn fit(&self, run: Run, request: &TakeRequest) -> Option<Pfn> {
+        let mask = request.align_order.pages() - 1;
+        let start = (self.start_page + run.from).checked_add(mask)? & !mask;
+        let start = start - self.start_page;
+        if start.checked_add(request.count)? <= run.to { self.page_at(start) } else { None }
+    }
+}

@@ -1,0 +1,270 @@
+//! A section: one contiguous managed range of pages, with its metadata inside it.
+//!
+//! * `layout` places pages and metadata; `create` writes them and makes the first free blocks.
+//! * `head` is the word that says what a page is; `carve` keeps one byte for each 4 MiB that says
+//!   which of these words exist; `lists` are the free lists of a zone.
+//! * `alloc` and `free` are the buddy system's two directions; `take` takes exact ranges (and so
+//!   grows blocks); `join` finds a run of neighbouring free blocks when no single one is large
+//!   enough; `limit` serves requests whose physical limit is no zone's.
+//! * `slab_marks` ties the pages of a slab to its descriptor; `checks` counts everything.
+//!
+//! # Protocol
+//! A section is used through shared references by every CPU.
+//! - What `create` wrote into the immutable fields is read by anybody, without a lock.
+//! - Free lists, and the metadata of free pages, belong to the holder of the node's lock.
+//! - The metadata of an allocated block's first page belongs to the block's owner. Its head word
+//!   is the exception: anybody may try to claim it by compare-and-swap, which succeeds once.
+//! - A state byte is written before pages under it are handed out, after the metadata that it
+//!   vouches for (release), and read before that metadata (acquire).
+//! - Counters are written under the lock and read by anybody as a snapshot.
+
+mod alloc;
+mod carve;
+mod checks;
+mod create;
+mod free;
+mod head;
+mod join;
+mod layout;
+mod limit;
+mod lists;
+mod slab_marks;
+mod take;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use alloc::{TakeRequest, Taken};
+pub(crate) use create::RegionSpec;
+pub(crate) use head::{HeadWord, Kind, Page, TAIL};
+
+use core::ptr::NonNull;
+
+use super::links::SectionLinks;
+use super::page_meta::{PageMeta, words};
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::units::{NodeId, Order, Pfn, Zone};
+use layout::{CARVE_BYTES, Needs};
+use lists::ZoneLists;
+
+/// Physical address of a page from its virtual one; `None` if nobody knows.
+///
+/// Taken as linear within 4 MiB of virtual addresses.
+pub(crate) type PhysFn<'a> = Option<&'a dyn Fn(usize) -> usize>;
+
+/// What a section says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SectionSummary {
+    /// Address of the first page.
+    pub start: usize,
+    /// Bytes from the first page to the end of the last.
+    pub size_bytes: usize,
+    /// Pages under management: all but the reserved.
+    pub total_pages: usize,
+    /// Pages on the free lists.
+    pub free_pages: usize,
+}
+
+/// How the physical addresses of a section's pages are found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phys {
+    Unknown,
+    /// All follow from that of the first page.
+    Linear(usize),
+    /// Asked for each carve block.
+    PerBlock,
+}
+
+/// A contiguous managed range.
+///
+/// # Invariants
+/// - `metas` has an entry for each of `pages` pages, `states` a byte for each carve block that
+///   they touch; both lie in the region, outside every page that is handed out.
+/// - `heap` is aligned to `PAGE_SIZE`, and not null.
+#[repr(C, align(64))]
+pub(crate) struct Section<const PAGE_SIZE: usize> {
+    heap: *mut u8,
+    metas: *mut PageMeta,
+    states: *mut AtomicU8,
+    /// Absolute number of the first page: its address in pages.
+    start_page: usize,
+    /// Pages before the first one in its carve block.
+    carve_skew: usize,
+    pages: usize,
+    phys: Phys,
+    region: (usize, usize),
+    node: NodeId,
+    links: SectionLinks<Self>,
+    zones: [ZoneLists; Zone::COUNT],
+}
+
+// SAFETY: the raw pointers lead to atomics that any thread may use; the free lists are touched
+// by the holder of the node's lock only, which every function that does so demands.
+unsafe impl<const PAGE_SIZE: usize> Sync for Section<PAGE_SIZE> {}
+// SAFETY: nothing in a section is tied to the thread that made it.
+unsafe impl<const PAGE_SIZE: usize> Send for Section<PAGE_SIZE> {}
+
+impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
+    const PAGE_SHIFT: u32 = {
+        assert!(PAGE_SIZE.is_power_of_two() && PAGE_SIZE >= 64, "PAGE_SIZE: a power of two >= 64");
+        PAGE_SIZE.trailing_zeros()
+    };
+
+    /// Order of a carve block.
+    const CARVE_ORDER: Order = match Order::within_pages(CARVE_BYTES >> Self::PAGE_SHIFT) {
+        Some(order) => order,
+        None => Order::ZERO,
+    };
+
+    const fn needs(extra_bytes: usize) -> Needs {
+        Needs { page_size: 1 << Self::PAGE_SHIFT, header_bytes: size_of::<Self>(), extra_bytes }
+    }
+
+    /// Bytes of metadata that a section of `pages` pages needs, wherever it starts; `None` if
+    /// there cannot be so many.
+    pub(crate) const fn metadata_bytes(pages: usize, extra_bytes: usize) -> Option<usize> {
+        let blocks = (pages >> Self::CARVE_ORDER.get()) + 2;
+        Self::needs(extra_bytes).metadata_bytes(pages, blocks)
+    }
+
+    /// The region that the section was made of: address and bytes.
+    pub(crate) fn region(&self) -> (usize, usize) {
+        self.region
+    }
+
+    /// Address of the first page.
+    #[inline]
+    pub(crate) fn start(&self) -> usize {
+        self.start_page << Self::PAGE_SHIFT
+    }
+
+    /// Pages from the first to the last, reserved ones included.
+    #[inline]
+    pub(crate) fn page_span(&self) -> usize {
+        self.pages
+    }
+
+    /// The NUMA node that the section belongs to.
+    #[inline]
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The words that belong to the layer above.
+    #[inline]
+    pub(crate) fn links(&self) -> &SectionLinks<Self> {
+        &self.links
+    }
+
+    /// Whether physical addresses, and so zones, are known.
+    pub(crate) fn phys_known(&self) -> bool {
+        self.phys != Phys::Unknown
+    }
+
+    /// Whether a page of the section contains the address.
+    #[inline]
+    pub(crate) fn contains(&self, addr: usize) -> bool {
+        (addr >> Self::PAGE_SHIFT).wrapping_sub(self.start_page) < self.pages
+    }
+
+    /// The page that contains the address.
+    #[inline]
+    pub(crate) fn pfn_of(&self, addr: usize) -> Option<Pfn> {
+        self.page_at((addr >> Self::PAGE_SHIFT).wrapping_sub(self.start_page))
+    }
+
+    /// Address of a page.
+    #[inline]
+    pub(crate) fn addr_of(&self, pfn: Pfn) -> usize {
+        (self.start_page + pfn.index()) << Self::PAGE_SHIFT
+    }
+
+    /// Pointer to a page, with the region's provenance.
+    #[inline]
+    pub(crate) fn ptr_of(&self, pfn: Pfn) -> NonNull<u8> {
+        debug_assert!(pfn.index() < self.pages);
+        let page = self.heap.wrapping_add(pfn.index() << Self::PAGE_SHIFT);
+        // SAFETY: the first page does not start at address 0, and the region does not wrap, so
+        // that no page does.
+        unsafe { NonNull::new_unchecked(page) }
+    }
+
+    /// Metadata of a page; `None` while none has been written for it (it lies inside a larger
+    /// block), or if there is no such page.
+    #[inline]
+    pub(crate) fn page(&self, pfn: Pfn) -> Option<Page<'_>> {
+        if pfn.index() >= self.pages || !self.has_meta(pfn) {
+            return None;
+        }
+        // SAFETY: in range, and vouched for by the state byte.
+        Some(unsafe { self.page_unchecked(pfn) })
+    }
+
+    /// Metadata of a page.
+    ///
+    /// # Safety
+    /// - The section has the page.
+    /// - Its metadata was written: it is, say, the first page of a block.
+    #[inline]
+    pub(crate) unsafe fn page_unchecked(&self, pfn: Pfn) -> Page<'_> {
+        debug_assert!(pfn.index() < self.pages);
+        // SAFETY: in range by the caller's word.
+        Page::new(unsafe { words(self.metas, pfn.get()) })
+    }
+
+    /// The order of the largest free block of a zone.
+    #[inline]
+    pub(crate) fn max_free_order(&self, zone: Zone) -> Option<Order> {
+        self.lists(zone).max_order()
+    }
+
+    /// Pages of a zone on the free lists.
+    #[inline]
+    pub(crate) fn free_pages(&self, zone: Zone) -> usize {
+        self.lists(zone).free_pages.load(Ordering::Relaxed)
+    }
+
+    /// Free blocks of a zone that have this order.
+    pub(crate) fn free_blocks(&self, zone: Zone, order: Order) -> usize {
+        self.lists(zone).blocks(order)
+    }
+
+    /// Pages of a zone under management.
+    pub(crate) fn zone_pages(&self, zone: Zone) -> usize {
+        self.lists(zone).total_pages.load(Ordering::Relaxed)
+    }
+
+    /// Pages under management.
+    pub(crate) fn total_pages(&self) -> usize {
+        Zone::ALL.iter().map(|zone| self.zone_pages(*zone)).sum()
+    }
+
+    /// Where the section lies and how full it is.
+    pub(crate) fn summary(&self) -> SectionSummary {
+        SectionSummary {
+            start: self.start(),
+            size_bytes: self.pages << Self::PAGE_SHIFT,
+            total_pages: self.total_pages(),
+            free_pages: Zone::ALL.iter().map(|zone| self.free_pages(*zone)).sum(),
+        }
+    }
+
+    #[inline]
+    fn lists(&self, zone: Zone) -> &ZoneLists {
+        &self.zones[zone.index()]
+    }
+
+    /// The page with this index, if the section has it.
+    #[inline]
+    fn page_at(&self, index: usize) -> Option<Pfn> {
+        if index < self.pages { Pfn::from_index(index) } else { None }
+    }
+
+    /// The page with this index, which the section has.
+    #[inline]
+    fn nth(index: usize) -> Pfn {
+        match Pfn::from_index(index) {
+            Some(pfn) => pfn,
+            None => unreachable!("a section's page numbers end below 2^32 - 1"),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Deterministic scenarios of taking and giving back.
+
+use super::*;
+
+const MIB: usize = 1 << 20;
+
+fn small(arena: &Arena) -> &Section<4096> {
+    make(arena, Make { len: 16 * MIB, ..Make::default() }).unwrap()
+}
+
+#[test]
+fn a_request_occupies_exactly_its_pages() {
+    let arena = Arena::new(16 * MIB);
+    let section = small(&arena);
+    let fresh = shape(section);
+    let free = section.summary().free_pages;
+    for count in [1, 2, 3, 5, 7, 20, 100, 1000, 1025, 2049] {
+        let taken = take(section, count, 0).unwrap();
+        assert_eq!(section.summary().free_pages, free - count);
+        let page = section.page(taken.pfn).unwrap();
+        assert_eq!(page.prev() as usize, count);
+        assert_eq!(page.head().order(), Order::for_pages(count));
+        assert_eq!(page.head().kind(), Kind::Pages);
+        check(section);
+        give(section, taken.pfn, count);
+        check(section);
+        assert_eq!(shape(section), fresh);
+    }
+    assert_eq!(take(section, 0, 0), None);
+    assert_eq!(take(section, usize::MAX, 0), None);
+    assert_eq!(take(section, 1, 20), None);
+}
+
+#[test]
+fn neighbouring_holes_serve_what_no_block_can() {
+    let arena = Arena::new(MIB);
+    let section = make::<4096>(&arena, Make { len: MIB, ..Make::default() }).unwrap();
+    let mut pages = Vec::new();
+    while let Some(taken) = take(section, 1, 0) {
+        pages.push(taken.pfn.index());
+    }
+    pages.sort_unstable();
+    // Free pages 50..70: blocks 50 (2), 52 (4), 56 (8), 64 (4), 68 (2).
+    for index in 50..70 {
+        give(section, pfn(index), 1);
+    }
+    assert_eq!(shape(section).len(), 3);
+    assert_eq!(take(section, 21, 0), None);
+    assert_eq!(take(section, 9, 5), None);
+    let aligned = take(section, 6, 5).unwrap();
+    assert_eq!(aligned.pfn.index(), 64);
+    give(section, aligned.pfn, 6);
+    let run = take(section, 20, 0).unwrap();
+    assert_eq!(run.pfn.index(), 50);
+    check(section);
+    give(section, run.pfn, 20);
+    check(section);
+    assert_eq!(section.summary().free_pages, 20);
+}
+
+#[test]
+fn pages_by_address_are_exactly_those_or_none() {
+    let arena = Arena::new(16 * MIB);
+    let section = small(&arena);
+    let fresh = shape(section);
+    // SAFETY: one thread; what is freed was taken.
+    unsafe {
+        for (start, count) in
+            [(0, 1), (777, 1), (1000, 2000), (1024, 1024), (0, section.page_span())]
+        {
+            let taken = section.alloc_at(pfn(start), count, Kind::Handle).unwrap();
+            assert_eq!(taken.pfn.index(), start);
+            check(section);
+            assert_eq!(section.alloc_at(pfn(start), count, Kind::Pages), None);
+            assert_eq!(section.alloc_at(pfn(start + count - 1), 2, Kind::Pages), None);
+            section.free(pfn(start), count);
+            check(section);
+            assert_eq!(shape(section), fresh);
+        }
+        assert_eq!(section.alloc_at(pfn(0), 0, Kind::Pages), None);
+        assert_eq!(section.alloc_at(pfn(0), usize::MAX, Kind::Pages), None);
+        assert_eq!(section.alloc_at(pfn(1), usize::MAX, Kind::Pages), None);
+        assert_eq!(section.alloc_at(pfn(section.page_span()), 1, Kind::Pages), None);
+    }
+}
+
+#[test]
+fn a_late_reservation_is_for_good() {
+    let arena = Arena::new(16 * MIB);
+    let section = small(&arena);
+    let total = section.total_pages();
+    // SAFETY: one thread.
+    unsafe {
+        assert!(section.reserve(pfn(500), 2000));
+        check(section);
+        assert!(!section.reserve(pfn(2499), 2));
+        assert!(!section.reserve(pfn(3000), 0));
+        assert!(section.reserve(pfn(0), 1));
+    }
+    check(section);
+    assert_eq!(section.total_pages(), total - 2001);
+    let mut seen = 0;
+    while let Some(taken) = take(section, 1, 0) {
+        assert!(taken.pfn.index() != 0 && !(500..2500).contains(&taken.pfn.index()));
+        seen += 1;
+    }
+    assert_eq!(seen, total - 2001);
+    check(section);
+}
+
+#[test]
+fn blocks_grow_and_shrink_in_place() {
+    let arena = Arena::new(16 * MIB);
+    let section = small(&arena);
+    let fresh = shape(section);
+    let block = take(section, 1, 10).unwrap().pfn;
+    section.page(block).unwrap().set_next(0xABCD);
+    // SAFETY: one thread; the block is ours.
+    unsafe {
+        let mut count = 1;
+        for new in [2, 3, 8, 500, 1024, 1025, 2000] {
+            assert!(section.grow(block, count, new), "{count} to {new}");
+            count = new;
+            check(section);
+        }
+        assert!(!section.grow(block, count, section.page_span() + 1));
+        assert!(!section.grow(block, count, usize::MAX));
+        assert!(!section.grow(block, count, count));
+        for new in [1999, 1025, 1024, 1000, 512, 5, 1] {
+            section.shrink(block, count, new);
+            count = new;
+            check(section);
+        }
+        let page = section.page(block).unwrap();
+        assert_eq!((page.next(), page.prev()), (0xABCD, 1));
+        assert_eq!(page.head().kind(), Kind::Pages);
+        let wall = section.alloc_at(pfn(block.index() + 2), 1, Kind::Pages).unwrap();
+        assert!(!section.grow(block, 1, 3));
+        section.free(wall.pfn, 1);
+        section.free(block, 1);
+    }
+    check(section);
+    assert_eq!(shape(section), fresh);
+}
+
+#[test]
+fn metadata_inside_a_large_block_is_not_there_to_be_read() {
+    let arena = Arena::new(32 * MIB);
+    arena.fill(0, 32 * MIB, 0xA5);
+    let section = make::<4096>(&arena, Make { len: 32 * MIB, ..Make::default() }).unwrap();
+    let block = take(section, 2048, 11).unwrap();
+    assert!(section.page(block.pfn).is_some());
+    assert!(section.page(pfn(block.pfn.index() + 1)).is_none());
+    assert!(section.page(pfn(block.pfn.index() + 1024)).is_none());
+    assert!(section.page(pfn(section.page_span())).is_none());
+    let inner = section.addr_of(block.pfn) + 4097;
+    assert_eq!(section.pfn_of(inner).unwrap().index(), block.pfn.index() + 1);
+    assert!(section.contains(section.start()) && !section.contains(section.start() - 1));
+    assert!(!section.contains(section.start() + section.page_span() * 4096));
+    assert_eq!(section.pfn_of(usize::MAX), None);
+}
+
+#[test]
+fn slab_pages_lead_to_their_descriptor() {
+    let arena = Arena::new(64 * MIB);
+    fn run<const P: usize>(arena: &Arena, count: usize) {
+        let section = make::<P>(arena, Make { len: 64 * MIB, ..Make::default() }).unwrap();
+        let fresh = shape(section);
+        let block = take(section, count, 0).unwrap().pfn;
+        let descriptor = section.ptr_of(block).map_addr(|addr| addr.saturating_add(192));
+        assert_eq!(section.slab_descriptor(block), None);
+        // SAFETY: one thread; the block is ours.
+        unsafe { section.mark_slab(block, count, descriptor) };
+        check(section);
+        for index in block.index()..block.index() + count {
+            assert_eq!(section.slab_descriptor(pfn(index)), Some(descriptor));
+        }
+        assert_eq!(section.slab_descriptor(pfn(block.index() + count)), None);
+        // SAFETY: one thread; the block is ours.
+        unsafe { section.unmark_slab(block, count, Kind::Internal) };
+        check(section);
+        assert_eq!(section.slab_descriptor(block), None);
+        assert_eq!(section.page(block).unwrap().head().kind(), Kind::Internal);
+        give(section, block, count);
+        check(section);
+        assert_eq!(shape(section), fresh);
+    }
+    run::<4096>(&arena, 1);
+    run::<4096>(&arena, 7);
+    run::<{ 64 << 10 }>(&arena, 32);
+    run::<{ 2 << 20 }>(&arena, 5);
+    run::<{ 8 << 20 }>(&arena, 2);
+}
+
+/// A xorshift generator: the same sequence every time.
+fn random(seed: &mut u64, bound: usize) -> usize {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    (*seed % bound as u64) as usize
+}
+
+/// Page counts whose logarithm is spread evenly: 1 to 32.
+fn mixed_count(seed: &mut u64) -> usize {
+    let magnitude = random(seed, 6);
+    1 + random(seed, 1 << magnitude)
+}
+
+#[test]
+fn a_mixed_load_fills_nearly_every_page() {
+    let arena = Arena::new(64 * MIB);
+    let section = make::<4096>(&arena, Make { len: 64 * MIB, ..Make::default() }).unwrap();
+    let seed = &mut 0x9E37_79B9_7F4A_7C15;
+    let total = section.total_pages();
+    let mut live: Vec<(Pfn, usize)> = Vec::new();
+    // Fill until the first failure, free a random half, fill again. Random frees leave holes
+    // that no allocator which does not move blocks can fill with large ones.
+    for wave in 0..6 {
+        while let count = mixed_count(seed)
+            && let Some(taken) = take(section, count, 0)
+        {
+            live.push((taken.pfn, count));
+        }
+        check(section);
+        let used = total - section.summary().free_pages;
+        let least = if wave == 0 { 98 } else { 70 };
+        assert!(used * 100 >= total * least, "wave {wave}: {used} of {total} pages in use");
+        for _ in 0..live.len() / 2 {
+            let which = random(seed, live.len());
+            let (block, count) = live.swap_remove(which);
+            give(section, block, count);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! A CPU's life: it comes up, ticks, sleeps, goes down.
+
+use super::GlobalAllocator;
+use crate::error::{AllocError, AllocResult};
+use crate::percpu::{FaultLog, Heap};
+use crate::platform::{Access, Platform};
+
+/// How much of a heap is given back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Give {
+    /// What others wait for, and surplus.
+    Surplus,
+    /// Everything that is not in use.
+    All,
+}
+
+impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
+    /// Says that CPU `cpu` runs from now on. Optional: a CPU that allocates is online.
+    ///
+    /// # Errors
+    /// [`AllocError::InvalidParam`] if there is no such CPU.
+    pub fn cpu_online(&self, cpu: usize) -> AllocResult {
+        self.heap_of(cpu).map(|_| ())
+    }
+
+    /// Says that CPU `cpu` stops: what it keeps is given back, and what is still in use there is
+    /// taken care of by others. Called on the CPU itself, or on another once it is idle.
+    ///
+    /// # Errors
+    /// [`AllocError::InvalidParam`] if there is no such CPU, or it is neither the caller's nor
+    /// idle.
+    pub fn cpu_offline(&self, cpu: usize) -> AllocResult {
+        self.rest(cpu, Give::All)
+    }
+
+    /// Says that CPU `cpu` has stopped without a word, perhaps inside the allocator. What it
+    /// keeps is reclaimed as from an idle CPU; an allocation that it was in the middle of is lost.
+    ///
+    /// # Errors
+    /// [`AllocError::InvalidParam`] if there is no such CPU.
+    ///
+    /// # Safety
+    /// - The CPU executes nothing any more, until `cpu_online` is called for it.
+    /// - It did not stop while it held one of the allocator's locks or was changing a list.
+    pub unsafe fn cpu_dead(&self, cpu: usize) -> AllocResult {
+        let heap = self.heap_of(cpu)?;
+        // SAFETY: the CPU has stopped (condition).
+        if P::ACCESS == Access::Exclusive && unsafe { heap.gate.take_dead() } {
+            heap.gate.give_back();
+        }
+        Ok(())
+    }
+
+    /// Says that this CPU is about to sleep: publishes the remote frees that it gathered, takes
+    /// in what others freed, and lets others drain its heap until it allocates again.
+    ///
+    /// # Errors
+    /// [`AllocError::InvalidParam`] if there is no such CPU, or (*pinned* and *thread*) it is not
+    /// the caller's.
+    pub fn idle(&self, cpu: usize) -> AllocResult {
+        self.rest(cpu, Give::Surplus)
+    }
+
+    /// To be called now and then, say from the timer: publishes the remote frees that this CPU
+    /// gathered, takes in what others freed, gives surplus pages back. Does nothing if it
+    /// interrupted the allocator.
+    ///
+    /// # Errors
+    /// As [`idle`](Self::idle).
+    pub fn tick(&self, cpu: usize) -> AllocResult {
+        let heap = self.heap_of(cpu)?;
+        if P::ACCESS == Access::Locked {
+            return self.give_seized(heap, Give::Surplus);
+        }
+        self.give_own(heap, Give::Surplus, false)
+    }
+
+    /// Gives everything back that this CPU keeps, and, if a request elsewhere is about to fail
+    /// for want of an object that this CPU has at hand, that object: what
+    /// [`Platform::drain_cpus`] makes every CPU do. Does nothing (and says so by `false`) if it
+    /// interrupted the allocator.
+    pub fn drain_current(&self) -> bool {
+        let Some(mut session) = self.enter_own() else { return false };
+        let heap = session.heap();
+        let (local, env) = session.parts();
+        local.drain(heap.inbox(), &env);
+        self.give_wanted(local);
+        let faults = local.faults.take();
+        drop(session);
+        self.report_all(&faults);
+        true
+    }
+
+    fn rest(&self, cpu: usize, give: Give) -> AllocResult {
+        let heap = self.heap_of(cpu)?;
+        if P::ACCESS == Access::Exclusive && !heap.gate.is_parked() {
+            return self.give_own(heap, give, true);
+        }
+        self.give_seized(heap, give)
+    }
+
+    fn heap_of(&self, cpu: usize) -> AllocResult<&Heap<PAGE_SIZE, P::Lock>> {
+        self.ready()?;
+        self.heaps.cpu(cpu).ok_or(AllocError::InvalidParam)
+    }
+
+    /// Works on the running CPU's heap, which must be `heap`.
+    fn give_own(&self, heap: &Heap<PAGE_SIZE, P::Lock>, give: Give, park: bool) -> AllocResult {
+        let Some(mut session) = self.enter_own() else {
+            return Ok(()); // it interrupted the allocator, or another CPU drains it
+        };
+        if !core::ptr::eq(session.heap(), heap) {
+            return Err(AllocError::InvalidParam);
+        }
+        let wait = session.wait();
+        let faults = self.give(session.local(), heap, give, wait);
+        if park {
+            session.leave_parked();
+        } else {
+            drop(session);
+        }
+        self.report_all(&faults);
+        Ok(())
+    }
+
+    /// Works on a heap that is nobody's at the moment, or has a lock.
+    fn give_seized(&self, heap: &Heap<PAGE_SIZE, P::Lock>, give: Give) -> AllocResult {
+        let mut faults = FaultLog::new();
+        self.announced(|wait| {
+            if self.seize(heap, wait) {
+                // SAFETY: just seized.
+                faults = self.give(unsafe { heap.local() }, heap, give, wait);
+                // SAFETY: seized above.
+                unsafe { self.let_go(heap) };
+            }
+        });
+        self.report_all(&faults);
+        Ok(())
+    }
+
+    fn give(
+        &self,
+        local: &mut crate::percpu::Local<PAGE_SIZE>,
+        heap: &Heap<PAGE_SIZE, P::Lock>,
+        give: Give,
+        wait: crate::buddy::Wait,
+    ) -> FaultLog {
+        let env = self.env_of(heap, wait);
+        match give {
+            Give::Surplus if self.is_scarce(heap.node()) => local.drain(heap.inbox(), &env),
+            Give::All => local.drain(heap.inbox(), &env),
+            Give::Surplus => {
+                local.remote.flush(&env, &mut local.faults);
+                local.collect(heap.inbox(), &env);
+                local.pages.trim(&env);
+            }
+        }
+        self.core.drain_deferred(wait);
+        local.faults.take()
+    }
+}

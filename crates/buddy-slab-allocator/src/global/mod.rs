@@ -1,0 +1,131 @@
+//! The facade: routes a request by size and alignment, and decides what to do when nothing is
+//! left. Everything it knows about one CPU is in `percpu`, about pages in `buddy`.
+//!
+//! - `session`: which heap a call works on, and what it may wait for
+//! - `init`, `memory_map`: regions in
+//! - `objects`, `large`, `resize`: `alloc`, `dealloc`, `realloc`
+//! - `pages`, `block`: pages by address and by handle
+//! - `pressure`: what happens before `NoMemory`
+//! - `watermarks`: what is kept for handlers
+//! - `life`: CPUs come, sleep and go
+//! - `misuse`: what happens on a bad free
+//! - `edges`: `GlobalAlloc`, `Allocator`
+//! - `object_cache`: typed caches
+
+mod block;
+mod edges;
+mod init;
+mod large;
+mod life;
+mod memory_map;
+mod misuse;
+mod object_cache;
+mod objects;
+mod pages;
+mod pressure;
+mod query;
+mod removal;
+mod resize;
+mod session;
+mod watermarks;
+
+pub use block::PageBlock;
+pub use memory_map::{MemoryKind, MemoryRange};
+pub use misuse::MisuseReport;
+pub use object_cache::{CacheBox, ObjectCache};
+pub use pages::PageOptions;
+pub use removal::SectionRemoval;
+
+use crate::buddy::{PageCore, Wait};
+use crate::percpu::{Env, Heap, HeapTable};
+use crate::platform::{OsPlatform, Platform};
+use crate::sync::RawLock;
+use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize};
+
+/// A heap over any number of regions: per-CPU slabs above a buddy allocator.
+///
+/// It is meant to be a `static`, `#[global_allocator]` or not. `PAGE_SIZE` is a power of two;
+/// `P` says how the running CPU's heap is reached (see [`platform`](crate::platform)): the
+/// default is the published [`OsImpl`](crate::OsImpl) interface.
+///
+/// All functions may be called from any CPU at any time, handlers included.
+pub struct GlobalAllocator<const PAGE_SIZE: usize = 0x1000, P: Platform = OsPlatform> {
+    core: PageCore<PAGE_SIZE, P::Lock>,
+    heaps: HeapTable<PAGE_SIZE, P::Lock>,
+    platform: P,
+    /// `init::{NEW, STARTING, READY}`.
+    state: AtomicU8,
+    /// Serialises the draining of other CPUs' heaps.
+    pressure: P::Lock,
+    /// The reclaim callback, as a pointer; null if there is none.
+    reclaim: AtomicPtr<()>,
+    reclaiming: AtomicBool,
+    /// What running CPUs are asked for while they are drained: class number plus one, or 0.
+    wanted: AtomicU8,
+    /// What one of them gave.
+    gift: AtomicPtr<u8>,
+    /// The misuse handler, as a pointer; null if there is none.
+    misuse: AtomicPtr<()>,
+    misuse_count: AtomicUsize,
+}
+
+impl<const PAGE_SIZE: usize> GlobalAllocator<PAGE_SIZE> {
+    /// An allocator without memory; [`init`](Self::init) gives it some.
+    pub const fn new() -> Self {
+        Self::with_platform(OsPlatform::new())
+    }
+}
+
+impl<const PAGE_SIZE: usize> Default for GlobalAllocator<PAGE_SIZE> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
+    const CHECKED: () = assert!(
+        PAGE_SIZE.is_power_of_two() && PAGE_SIZE >= 256 && PAGE_SIZE <= 1 << 22,
+        "PAGE_SIZE must be a power of two, 256 bytes to 4 MiB"
+    );
+
+    /// An allocator without memory, on a platform of one's own.
+    pub const fn with_platform(platform: P) -> Self {
+        let () = Self::CHECKED;
+        Self {
+            core: PageCore::new(),
+            heaps: HeapTable::new(),
+            platform,
+            state: AtomicU8::new(init::NEW),
+            pressure: P::Lock::NEW,
+            reclaim: AtomicPtr::new(core::ptr::null_mut()),
+            reclaiming: AtomicBool::new(false),
+            wanted: AtomicU8::new(0),
+            gift: AtomicPtr::new(core::ptr::null_mut()),
+            misuse: AtomicPtr::new(core::ptr::null_mut()),
+            misuse_count: AtomicUsize::new(0),
+        }
+    }
+
+    /// The platform that was given to [`with_platform`](Self::with_platform).
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    /// The surroundings of a heap for a holder that may wait as `wait` says.
+    #[inline(always)]
+    fn env_of<'a>(
+        &'a self,
+        heap: &'a Heap<PAGE_SIZE, P::Lock>,
+        wait: Wait,
+    ) -> Env<'a, PAGE_SIZE, P::Lock> {
+        Env {
+            core: &self.core,
+            heaps: &self.heaps,
+            id: heap.id(),
+            node: heap.node(),
+            wait,
+            use_reserve: matches!(wait, Wait::Try),
+            cached_pages: heap.cached_pages(),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! `alloc` and `dealloc` of objects: the fast path is in this file and in `percpu::local`.
+
+use core::alloc::Layout;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+
+use super::GlobalAllocator;
+use super::session::Session;
+use crate::error::{AllocError, AllocResult};
+use crate::percpu::{self, FaultLog, HeapTable};
+use crate::platform::Platform;
+use crate::slab::{ClassTable, SizeClass, Slab};
+use crate::units::Misuse;
+
+impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
+    /// Allocates memory for `layout`: an object of a size class up to 32 KiB (or 8 pages), whole
+    /// pages above, and for alignments above `PAGE_SIZE`. A size of zero is served like one byte.
+    ///
+    /// # Errors
+    /// [`AllocError::NoMemory`] when nothing is left after reclaim; [`AllocError::InvalidParam`]
+    /// for a size or alignment beyond 2^20 pages; [`AllocError::NotInitialized`].
+    ///
+    /// # Complexity
+    /// O(1). Takes no lock when *pinned* or *thread*, this CPU's when *locked*; a refill takes the
+    /// node's lock.
+    #[inline]
+    pub fn alloc(&self, layout: Layout) -> AllocResult<NonNull<u8>> {
+        match SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE) {
+            Some(class) => self.alloc_object(class),
+            None => self.alloc_large(layout).map(|(object, _)| object),
+        }
+    }
+
+    /// [`alloc`](Self::alloc), and every byte is zero. Pages that are known to be zero (fresh from
+    /// a region that was declared zeroed) are not cleared again.
+    ///
+    /// # Errors
+    /// As [`alloc`](Self::alloc).
+    pub fn alloc_zeroed(&self, layout: Layout) -> AllocResult<NonNull<u8>> {
+        let (object, known_zero) =
+            match SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE) {
+                Some(class) => (self.alloc_object(class)?, false),
+                None => self.alloc_large(layout)?,
+            };
+        if !known_zero {
+            // SAFETY: fresh memory of at least this size, not shared with anybody yet.
+            unsafe { object.as_ptr().write_bytes(0, layout.size()) };
+        }
+        Ok(object)
+    }
+
+    #[inline(always)]
+    pub(super) fn alloc_object(&self, class: SizeClass) -> AllocResult<NonNull<u8>> {
+        let Some(mut session) = self.enter() else {
+            return Err(self.no_heap());
+        };
+        if let Some(object) = session.local().alloc(class) {
+            return Ok(object);
+        }
+        self.alloc_object_slow(session, class)
+    }
+
+    /// Why there is no heap to be had.
+    #[cold]
+    pub(super) fn no_heap(&self) -> AllocError {
+        if self.is_ready() { AllocError::NoMemory } else { AllocError::NotInitialized }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_object_slow(
+        &self,
+        mut session: Session<'_, PAGE_SIZE, P>,
+        class: SizeClass,
+    ) -> AllocResult<NonNull<u8>> {
+        let (local, env) = session.parts();
+        let refilled = local.refill(class, &env);
+        let faults = local.faults.take();
+        match refilled {
+            Ok(object) => {
+                drop(session);
+                self.report_all(&faults);
+                Ok(object)
+            }
+            Err(_) => self.under_pressure(session, faults, Some(class), |session| {
+                let (local, env) = session.parts();
+                local.alloc(class).or_else(|| local.refill(class, &env).ok())
+            }),
+        }
+    }
+
+    /// Frees what [`alloc`](Self::alloc) or [`realloc`](Self::realloc) returned. Never fails and
+    /// never waits for another CPU's heap.
+    ///
+    /// Misuse is detected where the data at hand shows it (a double free, an interior, foreign or
+    /// page address, a size of another class), reported to the
+    /// [handler](Self::set_misuse_handler), and otherwise ignored: the heap stays whole.
+    ///
+    /// # Complexity
+    /// O(1); as [`alloc`](Self::alloc). An object of another CPU's slab costs no atomic operation
+    /// until a batch of them is published.
+    ///
+    /// # Safety
+    /// - `ptr` came from this allocator with this layout, and was not freed since.
+    /// - Nothing uses the memory any more.
+    #[inline]
+    pub unsafe fn dealloc(&self, ptr: NonNull<u8>, layout: Layout) {
+        // Folds where the layout is known when compiling.
+        let class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
+        let Some(slab) = self.slab_of(ptr) else {
+            return self.dealloc_large(ptr, Some(layout));
+        };
+        // SAFETY: the page metadata names this slab, which holds the object being freed
+        // (condition), so it is alive.
+        let wrong_size = unsafe { class != Some(Slab::class(slab)) };
+        if wrong_size {
+            return self.report(ptr.addr().get(), Misuse::WrongSize);
+        }
+        // SAFETY: the same.
+        unsafe { self.dealloc_object(slab, ptr) }
+    }
+
+    /// [`dealloc`](Self::dealloc) for callers that do not know the layout, such as C's `free`.
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc), but for the layout.
+    pub unsafe fn dealloc_unsized(&self, ptr: NonNull<u8>) {
+        match self.slab_of(ptr) {
+            // SAFETY: the page metadata names this slab, which holds the object being freed.
+            Some(slab) => unsafe { self.dealloc_object(slab, ptr) },
+            None => self.dealloc_large(ptr, None),
+        }
+    }
+
+    /// The slab that holds `ptr`, by the metadata of its page: never by what lies near it.
+    #[inline(always)]
+    pub(super) fn slab_of(&self, ptr: NonNull<u8>) -> Option<NonNull<Slab>> {
+        let page = self.core.lookup(ptr.addr().get())?;
+        NonNull::new(page.slab_descriptor()?.cast())
+    }
+
+    /// # Safety
+    /// - `slab` is alive, and named by the metadata of `ptr`'s page.
+    #[inline(always)]
+    unsafe fn dealloc_object(&self, slab: NonNull<Slab>, ptr: NonNull<u8>) {
+        let addr = ptr.addr().get();
+        // SAFETY: alive (condition); `index_of` refuses what is no object of it.
+        let index = match unsafe { Slab::index_of(slab, addr) } {
+            Ok(index) => index,
+            Err(kind) => return self.report(addr, kind),
+        };
+        let Some(mut session) = self.enter_own() else {
+            // SAFETY: alive (condition), and `index` is its object.
+            return unsafe { self.dealloc_nested(slab, index, addr) };
+        };
+        let heap = session.heap();
+        let (local, env) = session.parts();
+        // SAFETY: alive; the owner's words are touched only if this heap owns the slab, which
+        // cannot change while the heap is held.
+        let freed = unsafe {
+            if Slab::owner(slab) == heap.id() {
+                local.free(slab, index, &env)
+            } else if HeapTable::is_shared(heap) {
+                let mut faults = FaultLog::new();
+                percpu::publish_to(slab, index.group(), index.mask(), &env, &mut faults);
+                faults.iter().next().map_or(Ok(()), |(_, kind)| Err(kind))
+            } else {
+                local.remote.add(slab, index, addr, &env, &mut local.faults)
+            }
+        };
+        if freed.is_ok() && local.faults.is_empty() {
+            return;
+        }
+        let faults = local.faults.take();
+        drop(session);
+        if let Err(kind) = freed {
+            self.report(addr, kind);
+        }
+        self.report_all(&faults);
+    }
+
+    /// A free by a handler that interrupted the allocator, or by code that has no heap: straight
+    /// to the slab's remote word. Waits for nothing.
+    ///
+    /// # Safety
+    /// - `slab` is alive, and `index` its object.
+    #[cold]
+    pub(super) unsafe fn dealloc_nested(
+        &self,
+        slab: NonNull<Slab>,
+        index: crate::slab::ObjectIndex,
+        addr: usize,
+    ) {
+        let mut faults = FaultLog::new();
+        // SAFETY: alive (condition).
+        unsafe {
+            if Slab::is_free_hint(slab, index) {
+                faults.note(addr, Misuse::DoubleFree);
+            } else if let Some(heap) = self.heaps.shared(0) {
+                let env = self.env_of(heap, crate::buddy::Wait::Try);
+                percpu::publish_to(slab, index.group(), index.mask(), &env, &mut faults);
+            }
+        }
+        self.report_all(&faults);
+    }
+
+    /// Allocates objects of one layout until `objects` is full or memory runs out; returns how
+    /// many there are. One entry into this CPU's heap for all that it has at hand.
+    ///
+    /// # Errors
+    /// As [`alloc`](Self::alloc), if there was not even one.
+    pub fn alloc_bulk(
+        &self,
+        layout: Layout,
+        objects: &mut [MaybeUninit<NonNull<u8>>],
+    ) -> AllocResult<usize> {
+        let class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
+        let mut count = 0;
+        while count < objects.len() {
+            if let (Some(class), Some(mut session)) = (class, self.enter()) {
+                let local = session.local();
+                while let (Some(place), Some(object)) = (objects.get_mut(count), local.alloc(class))
+                {
+                    place.write(object);
+                    count += 1;
+                }
+            }
+            if let Some(place) = objects.get_mut(count) {
+                match self.alloc(layout) {
+                    Ok(object) => place.write(object),
+                    Err(error) if count == 0 => return Err(error),
+                    Err(_) => break,
+                };
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Frees objects of one layout; as [`dealloc`](Self::dealloc) for each.
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc), for each of them.
+    pub unsafe fn dealloc_bulk(&self, layout: Layout, objects: &[NonNull<u8>]) {
+        for object in objects {
+            // SAFETY: the same conditions.
+            unsafe { self.dealloc(*object, layout) };
+        }
+    }
+
+    /// How many bytes the allocation at `ptr` can hold: its class's size, or its pages. `None` if
+    /// `ptr` is not the start of a live allocation, as far as the metadata tells.
+    ///
+    /// O(1), no lock.
+    pub fn usable_size(&self, ptr: NonNull<u8>) -> Option<usize> {
+        let addr = ptr.addr().get();
+        let Some(slab) = self.slab_of(ptr) else {
+            return self.large_pages(addr).map(|pages| pages * PAGE_SIZE);
+        };
+        // SAFETY: named by the page metadata; a caller that asks about an object that is being
+        // freed has a race of its own, and gets the size of whatever is there.
+        unsafe {
+            let index = Slab::index_of(slab, addr).ok()?;
+            if Slab::is_free_hint(slab, index) {
+                return None;
+            }
+            Some(ClassTable::<PAGE_SIZE>::info(Slab::class(slab)).size as usize)
+        }
+    }
+}

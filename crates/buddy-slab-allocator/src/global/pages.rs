@@ -1,0 +1,338 @@
+//! Pages by address, as published, and with options.
+
+use super::GlobalAllocator;
+use crate::buddy::{Kind, PageError, PageRef};
+use crate::error::{AllocError, AllocResult};
+use crate::percpu::PageLists;
+use crate::platform::Platform;
+use crate::units::{NodeId, Order, PhysLimit};
+
+/// What a page request asks for, beyond its count.
+///
+/// ```
+/// # use buddy_slab_allocator::global::PageOptions;
+/// let for_a_device = PageOptions { physical_limit: Some(1 << 32), ..PageOptions::default() };
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageOptions {
+    /// Alignment of the address in bytes; 0 means one page.
+    pub align_bytes: usize,
+    /// Exclusive upper bound of the physical addresses; `None` if any will do.
+    pub physical_limit: Option<u64>,
+    /// The NUMA node to prefer; `None` for that of this CPU.
+    pub node: Option<u8>,
+    /// Whether to reclaim (other CPUs' caches, the user's callback) before failing.
+    pub reclaim: bool,
+    /// Whether the zones' reserve may be used: for handlers, and for reclaim itself.
+    pub use_reserve: bool,
+}
+
+impl Default for PageOptions {
+    /// One page's alignment, anywhere, with reclaim, sparing the reserve.
+    fn default() -> Self {
+        Self {
+            align_bytes: 0,
+            physical_limit: None,
+            node: None,
+            reclaim: true,
+            use_reserve: false,
+        }
+    }
+}
+
+impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
+    /// Allocates `count` contiguous pages and returns their address: exactly `count`, at a
+    /// multiple of `align` bytes (0 means `PAGE_SIZE`).
+    ///
+    /// # Errors
+    /// [`AllocError::InvalidParam`] for a count of 0 or above 2^20, or an alignment that is no
+    /// power of two, below `PAGE_SIZE` or above 2^20 pages; [`AllocError::NoMemory`];
+    /// [`AllocError::NotInitialized`].
+    ///
+    /// # Complexity
+    /// O(1) from this CPU's page lists (1, 2, 4, 8 pages and 2 MiB); else O(`MAX_ORDER`) under
+    /// the node's lock.
+    #[inline]
+    pub fn alloc_pages(&self, count: usize, align: usize) -> AllocResult<usize> {
+        let align_order = Self::check_request(count, align)?;
+        let page = self.alloc_block(count, align_order, PhysLimit::NONE, None, Kind::Pages)?;
+        Ok(page.ptr().as_ptr().expose_provenance())
+    }
+
+    /// [`alloc_pages`](Self::alloc_pages), wholly below 4 GiB of physical address.
+    ///
+    /// # Errors
+    /// As [`alloc_pages`](Self::alloc_pages).
+    pub fn alloc_pages_lowmem(&self, count: usize, align: usize) -> AllocResult<usize> {
+        let align_order = Self::check_request(count, align)?;
+        let page = self.alloc_block(count, align_order, PhysLimit::FOUR_GIB, None, Kind::Pages)?;
+        Ok(page.ptr().as_ptr().expose_provenance())
+    }
+
+    /// [`alloc_pages`](Self::alloc_pages) with options.
+    ///
+    /// # Errors
+    /// As [`alloc_pages`](Self::alloc_pages).
+    pub fn alloc_pages_with(&self, count: usize, options: &PageOptions) -> AllocResult<usize> {
+        let page = self.alloc_with(count, options, Kind::Pages)?;
+        Ok(page.ptr().as_ptr().expose_provenance())
+    }
+
+    /// Allocates exactly the `count` pages at `addr`.
+    ///
+    /// # Errors
+    /// [`AllocError::NotFound`] if they are not all managed, [`AllocError::NoMemory`] if one of
+    /// them is in use, [`AllocError::InvalidParam`] for a count of 0 or an unaligned address.
+    ///
+    /// # Complexity
+    /// O(`MAX_ORDER` + pieces) under the node's lock; kept pages are drained first.
+    pub fn alloc_pages_at(&self, addr: usize, count: usize) -> AllocResult<usize> {
+        self.ready()?;
+        self.settle_pages();
+        let page = self
+            .announced(|wait| self.core.alloc_at(addr, count, Kind::Pages, wait))
+            .map_err(refusal)?;
+        Ok(page.ptr().as_ptr().expose_provenance())
+    }
+
+    /// Takes the free pages of `len_bytes` at `addr` out of management for good: what lies there
+    /// belongs to somebody else. Rounded outwards to whole pages.
+    ///
+    /// # Errors
+    /// As [`alloc_pages_at`](Self::alloc_pages_at); nothing is taken then.
+    pub fn reserve_range(&self, addr: usize, len_bytes: usize) -> AllocResult {
+        self.ready()?;
+        self.settle_pages();
+        self.announced(|wait| self.core.reserve(addr, len_bytes, wait)).map_err(refusal)
+    }
+
+    /// Frees pages that [`alloc_pages`](Self::alloc_pages) or its kin returned, with the count
+    /// that was asked for. Anything else (a wrong count, a slab, an object, a block held by a
+    /// handle, an address that is not allocated) is reported and has no effect.
+    ///
+    /// # Complexity
+    /// O(1) to this CPU's page lists, one compare-and-swap; else O(`MAX_ORDER`) under the lock.
+    #[inline]
+    pub fn dealloc_pages(&self, addr: usize, count: usize) {
+        match self.core.claim(addr, count, Kind::Pages) {
+            // SAFETY: claimed: nobody else frees these pages.
+            Ok(page) => unsafe { self.free_block(page, count) },
+            Err(kind) => self.report(addr, kind),
+        }
+    }
+
+    /// Allocates up to `addrs.len()` single pages and returns how many: all, unless memory ran
+    /// out. One hold of the node's lock per 64 pages.
+    ///
+    /// # Errors
+    /// [`AllocError::NoMemory`] if there was not even one, [`AllocError::NotInitialized`].
+    pub fn alloc_pages_bulk(&self, addrs: &mut [usize]) -> AllocResult<usize> {
+        let mut count = 0;
+        for addr in addrs.iter_mut() {
+            match self.alloc_pages(1, PAGE_SIZE) {
+                Ok(page) => *addr = page,
+                Err(error) if count == 0 => return Err(error),
+                Err(_) => break,
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Frees single pages; as [`dealloc_pages`](Self::dealloc_pages) for each.
+    pub fn dealloc_pages_bulk(&self, addrs: &[usize]) {
+        for &addr in addrs {
+            self.dealloc_pages(addr, 1);
+        }
+    }
+
+    /// Grows or shrinks, in place, pages that [`alloc_pages`](Self::alloc_pages) returned.
+    ///
+    /// # Errors
+    /// [`AllocError::NoMemory`] if the pages behind are not free, [`AllocError::NotAllocated`] if
+    /// this is no such block, [`AllocError::InvalidParam`] for a new count of 0.
+    ///
+    /// # Safety
+    /// - The caller owns the block, and nobody frees it meanwhile.
+    /// - When it shrinks, nothing uses the pages that are given up.
+    pub unsafe fn resize_pages(&self, addr: usize, count: usize, new_count: usize) -> AllocResult {
+        self.ready()?;
+        if new_count == 0 {
+            return Err(AllocError::InvalidParam);
+        }
+        let page = self.core.lookup(addr).ok_or(AllocError::NotFound)?;
+        let head = page.head();
+        let ours = page.addr() == addr
+            && head.is_allocated()
+            && !head.is_tail()
+            && head.kind() == Kind::Pages
+            && page.count() == count;
+        if !ours {
+            return Err(AllocError::NotAllocated);
+        }
+        // SAFETY: a block of `count` pages that the caller owns (condition).
+        let resized = self.announced(|wait| unsafe {
+            match new_count.cmp(&count) {
+                core::cmp::Ordering::Greater => self.core.grow(page, count, new_count, wait),
+                core::cmp::Ordering::Less => self.core.shrink(page, count, new_count, wait),
+                core::cmp::Ordering::Equal => Ok(()),
+            }
+        });
+        resized.map_err(refusal)
+    }
+
+    #[inline]
+    fn check_request(count: usize, align: usize) -> AllocResult<Order> {
+        let align = if align == 0 { PAGE_SIZE } else { align };
+        if count == 0 || !align.is_power_of_two() || align < PAGE_SIZE {
+            return Err(AllocError::InvalidParam);
+        }
+        Order::for_pages(align / PAGE_SIZE).ok_or(AllocError::InvalidParam)
+    }
+
+    pub(super) fn alloc_with(
+        &self,
+        count: usize,
+        options: &PageOptions,
+        kind: Kind,
+    ) -> AllocResult<PageRef<'_, PAGE_SIZE>> {
+        let align_order = Self::check_request(count, options.align_bytes)?;
+        let limit = options.physical_limit.map_or(PhysLimit::NONE, PhysLimit::below);
+        self.alloc_block(count, align_order, limit, Some(options), kind)
+    }
+
+    /// Every request for pages ends here: this CPU's lists, then the sections, then pressure.
+    #[inline]
+    pub(super) fn alloc_block(
+        &self,
+        count: usize,
+        align_order: Order,
+        limit: PhysLimit,
+        options: Option<&PageOptions>,
+        kind: Kind,
+    ) -> AllocResult<PageRef<'_, PAGE_SIZE>> {
+        let Some(mut session) = self.enter() else {
+            return Err(self.no_heap());
+        };
+        let listed = PageLists::<PAGE_SIZE>::list_for(count)
+            .filter(|_| limit.is_none() && align_order.pages() <= count && options.is_none());
+        if let Some(list) = listed {
+            let (local, env) = session.parts();
+            if let Some(page) = local.pages.pop(list, &env) {
+                // SAFETY: popped: this caller's alone.
+                unsafe { hand_out(page, count, kind) };
+                return Ok(page);
+            }
+            local.pages.refill(list, &env);
+            if let Some(page) = local.pages.pop(list, &env) {
+                // SAFETY: as above.
+                unsafe { hand_out(page, count, kind) };
+                return Ok(page);
+            }
+        }
+        self.alloc_block_slow(session, count, align_order, limit, options, kind)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_block_slow<'a>(
+        &'a self,
+        mut session: super::session::Session<'a, PAGE_SIZE, P>,
+        count: usize,
+        align_order: Order,
+        limit: PhysLimit,
+        options: Option<&PageOptions>,
+        kind: Kind,
+    ) -> AllocResult<PageRef<'a, PAGE_SIZE>> {
+        let phys = |vaddr: usize| {
+            let phys = self.platform.virt_to_phys(vaddr).unwrap_or(u64::MAX);
+            usize::try_from(phys).unwrap_or(usize::MAX)
+        };
+        let attempt = |session: &mut super::session::Session<'a, PAGE_SIZE, P>| {
+            let mut request = session.env().request(count, kind);
+            request.align_order = align_order;
+            request.limit = limit;
+            request.phys = Some(&phys);
+            if let Some(options) = options {
+                request.use_reserve |= options.use_reserve;
+                if let Some(node) = options.node.map(NodeId::new) {
+                    request.node = node;
+                }
+            }
+            self.core.alloc(&request)
+        };
+        match attempt(&mut session) {
+            Ok(page) => Ok(page),
+            Err(error @ (PageError::Invalid | PageError::NotFound)) => Err(refusal(error)),
+            Err(error) if options.is_some_and(|options| !options.reclaim) => Err(refusal(error)),
+            Err(_) => {
+                let faults = crate::percpu::FaultLog::new();
+                self.under_pressure(session, faults, None, |session| attempt(session).ok())
+            }
+        }
+    }
+
+    /// Every page that comes back ends here: this CPU's lists, the sections, or, where the lock
+    /// cannot be had, the deferred list. Never fails.
+    ///
+    /// # Safety
+    /// - `page` heads a block of `count` pages that the caller has claimed or owns.
+    #[inline]
+    pub(super) unsafe fn free_block(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
+        // SAFETY: claimed by the caller (condition), and handed on exactly once below.
+        unsafe {
+            let Some(mut session) = self.enter_own() else {
+                return self.core.push_deferred(page, count);
+            };
+            if let Some(list) = PageLists::<PAGE_SIZE>::list_for(count) {
+                let order = Order::for_pages(count);
+                if order.is_some_and(|order| page.addr() % (PAGE_SIZE << order.get()) == 0) {
+                    let (local, env) = session.parts();
+                    return local.pages.push(list, page, &env);
+                }
+            }
+            if self.core.free(page, count, session.wait()).is_err() {
+                self.core.push_deferred(page, count);
+            }
+        }
+    }
+
+    pub(super) fn ready(&self) -> AllocResult {
+        if self.is_ready() { Ok(()) } else { Err(AllocError::NotInitialized) }
+    }
+
+    /// Pages for the allocator's own structures, which stay for ever.
+    pub(super) fn internal_pages(&self, count: usize) -> AllocResult<core::ptr::NonNull<u8>> {
+        let page =
+            self.alloc_block(count, Order::ZERO, PhysLimit::NONE, None, Kind::Internal)?;
+        Ok(page.ptr())
+    }
+}
+
+/// Marks a block from a page list as handed out.
+///
+/// # Safety
+/// - `page` heads a block of `count` pages that the caller just took off a list.
+#[inline]
+unsafe fn hand_out<const PAGE_SIZE: usize>(
+    page: PageRef<'_, PAGE_SIZE>,
+    count: usize,
+    kind: Kind,
+) {
+    // SAFETY: the caller's alone (condition).
+    unsafe {
+        let words = page.section().page_unchecked(page.pfn());
+        words.set_prev(count as u32);
+        page.set_kind(kind);
+    }
+}
+
+/// What a refused page request means to the caller.
+pub(super) fn refusal(error: PageError) -> AllocError {
+    match error {
+        PageError::Exhausted | PageError::Busy => AllocError::NoMemory,
+        PageError::Invalid => AllocError::InvalidParam,
+        PageError::NotFound => AllocError::NotFound,
+        PageError::NotAllocated(_) => AllocError::NotAllocated,
+    }
+}

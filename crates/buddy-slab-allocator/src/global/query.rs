@@ -1,0 +1,133 @@
+//! What is managed and how much of it is in use.
+
+use super::GlobalAllocator;
+use crate::buddy::{ManagedSection, PageCore, Wait};
+use crate::percpu::{FaultLog, Heap, Local, MAX_WAITING_BYTES, max_kept_pages};
+use crate::platform::Platform;
+use crate::sync::atomic::Ordering;
+
+impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
+    /// The most pages that one CPU's page lists keep. What a running *pinned* or *thread* CPU
+    /// withholds from others, beyond what its slabs use, is this, one empty slab per size class,
+    /// and [`MAX_UNPUBLISHED_BYTES`](Self::MAX_UNPUBLISHED_BYTES) of other CPUs' objects.
+    pub const MAX_KEPT_PAGES: usize = max_kept_pages(PAGE_SIZE);
+
+    /// The most bytes of other CPUs' objects whose free one CPU has not published yet.
+    pub const MAX_UNPUBLISHED_BYTES: usize = MAX_WAITING_BYTES;
+
+    /// How many sections are managed. O(1), no lock.
+    pub fn managed_section_count(&self) -> usize {
+        self.core.section_count()
+    }
+
+    /// The section that was added as number `index`. Pages kept by CPUs are given back first
+    /// where that is possible, so that its count of free pages is exact at rest; running *pinned*
+    /// CPUs may each keep up to [`MAX_KEPT_PAGES`](Self::MAX_KEPT_PAGES).
+    pub fn managed_section(&self, index: usize) -> Option<ManagedSection> {
+        self.settle_pages();
+        self.core.section(index)
+    }
+
+    /// Bytes of all sections that are allocatable: without metadata. O(sections), no lock.
+    pub fn managed_bytes(&self) -> usize {
+        self.core.managed_bytes()
+    }
+
+    /// Bytes of pages handed out, in slabs, and in empty slabs that are kept warm. Pages that
+    /// CPUs keep at hand count as free. Exact at rest; under load it lags by what is on its way.
+    /// O(sections + CPUs), no lock.
+    pub fn allocated_bytes(&self) -> usize {
+        self.core.allocated_pages().saturating_sub(self.cached_pages()) * PAGE_SIZE
+    }
+
+    /// Asserts the counting equations of every structure (`docs/invariants.md`). Nothing else may
+    /// use the allocator meanwhile. Empty unless debug assertions are on.
+    pub fn check_invariants(&self) {
+        if !cfg!(debug_assertions) || !self.is_ready() {
+            return;
+        }
+        self.core.check_invariants();
+        for heap in self.heaps.all() {
+            if self.seize(heap, Wait::Try) {
+                // SAFETY: just seized.
+                unsafe {
+                    heap.local().check(&self.env_of(heap, Wait::Spin));
+                    self.let_go(heap);
+                }
+            } else if let Some(mut session) = self.enter_own()
+                && core::ptr::eq(session.heap(), heap)
+            {
+                let (local, env) = session.parts();
+                local.check(&env);
+            }
+        }
+    }
+
+    /// Gives the pages back that heaps keep, where they can be had.
+    pub(super) fn settle_pages(&self) {
+        if let Some(mut session) = self.enter_own() {
+            let (local, env) = session.parts();
+            local.pages.drain(&env);
+            let wait = session.wait();
+            session.suspend();
+            for heap in self.heaps.all() {
+                let kept = heap.cached_pages().load(Ordering::Relaxed);
+                if kept != 0 && !session.keeps(heap) && self.seize(heap, wait) {
+                    // SAFETY: just seized.
+                    unsafe {
+                        heap.local().pages.drain(&self.env_of(heap, wait));
+                        self.let_go(heap);
+                    }
+                }
+            }
+            self.core.drain_deferred(wait);
+        }
+    }
+}
+
+/// What `inspect` looks at.
+impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
+    pub(crate) fn core(&self) -> &PageCore<PAGE_SIZE, P::Lock> {
+        &self.core
+    }
+
+    /// Pages that all CPUs keep.
+    pub(crate) fn cached_pages(&self) -> usize {
+        self.heaps.all().map(|heap| heap.cached_pages().load(Ordering::Relaxed)).sum()
+    }
+
+    /// Shows every heap that can be had to `look`, after it has taken in what others freed.
+    /// Returns how many could not be had.
+    pub(crate) fn visit_heaps(&self, mut look: impl FnMut(&Local<PAGE_SIZE>)) -> usize {
+        let mut missed = 0;
+        let mut faults = FaultLog::new();
+        let mut show = |local: &mut Local<PAGE_SIZE>, heap: &Heap<PAGE_SIZE, P::Lock>, wait| {
+            let env = self.env_of(heap, wait);
+            local.remote.flush(&env, &mut local.faults);
+            local.collect(heap.inbox(), &env);
+            look(local);
+            local.faults.take()
+        };
+        if let Some(mut session) = self.enter_own() {
+            let own = session.heap();
+            let wait = session.wait();
+            faults = show(session.local(), own, wait);
+            session.suspend();
+            for heap in self.heaps.all().filter(|heap| !core::ptr::eq(*heap, own)) {
+                if self.seize(heap, wait) {
+                    // SAFETY: just seized.
+                    unsafe {
+                        show(heap.local(), heap, wait);
+                        self.let_go(heap);
+                    }
+                } else {
+                    missed += 1;
+                }
+            }
+        } else {
+            missed = self.heaps.all().count();
+        }
+        self.report_all(&faults);
+        missed
+    }
+}

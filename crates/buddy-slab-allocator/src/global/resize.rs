@@ -1,0 +1,75 @@
+//! `realloc`: in place where the class, the block or the pages behind it allow.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use super::GlobalAllocator;
+use crate::error::{AllocError, AllocResult};
+use crate::platform::Platform;
+use crate::slab::SizeClass;
+
+impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
+    /// Changes the size of an allocation; its contents stay, up to the smaller size. It stays
+    /// where it is if the size class (or page count) is the same, if it shrinks by pages, or if
+    /// the pages behind it are free; else it moves.
+    ///
+    /// # Errors
+    /// As [`alloc`](Self::alloc), and [`AllocError::NotAllocated`] if `ptr` and `layout` do not
+    /// name a live large allocation; the allocation is then as it was.
+    ///
+    /// # Complexity
+    /// O(1) in place; O(size) when it moves.
+    ///
+    /// # Safety
+    /// - `ptr` came from this allocator with `layout`, and was not freed since.
+    /// - After success only the returned pointer is used.
+    pub unsafe fn realloc(
+        &self,
+        ptr: NonNull<u8>,
+        layout: Layout,
+        new_size: usize,
+    ) -> AllocResult<NonNull<u8>> {
+        let new_layout = Layout::from_size_align(new_size, layout.align())
+            .map_err(|_| AllocError::InvalidParam)?;
+        let old_class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
+        let new_class = SizeClass::for_request(new_size, layout.align(), PAGE_SIZE);
+        match (old_class, new_class) {
+            (Some(old), Some(new)) if old == new => return Ok(ptr),
+            (None, None) if self.resize_large(ptr, layout.size(), new_size)? => return Ok(ptr),
+            _ => {}
+        }
+        let new = self.alloc(new_layout)?;
+        // SAFETY: both hold at least the smaller size, and the new one overlaps nothing that is
+        // allocated; then the old one is freed with its layout, and not used again (condition).
+        unsafe {
+            let bytes = layout.size().min(new_size);
+            new.as_ptr().copy_from_nonoverlapping(ptr.as_ptr(), bytes);
+            self.dealloc(ptr, layout);
+        }
+        Ok(new)
+    }
+
+    /// Resizes a large allocation in place; `false` if it has to move.
+    fn resize_large(&self, ptr: NonNull<u8>, size: usize, new_size: usize) -> AllocResult<bool> {
+        let (old, new) = (Self::page_count(size), Self::page_count(new_size));
+        let addr = ptr.addr().get();
+        if let Err(kind) = self.check_large(addr, old) {
+            self.report(addr, kind);
+            return Err(AllocError::NotAllocated);
+        }
+        if old == new {
+            return Ok(true);
+        }
+        let Some(page) = self.core.lookup(addr) else { return Ok(false) };
+        // SAFETY: a live allocation of `old` pages, as just checked, which its owner is resizing
+        // and so does not free meanwhile.
+        let resized = self.announced(|wait| unsafe {
+            if new > old {
+                self.core.grow(page, old, new, wait)
+            } else {
+                self.core.shrink(page, old, new, wait)
+            }
+        });
+        Ok(resized.is_ok())
+    }
+}

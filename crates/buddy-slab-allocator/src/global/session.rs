@@ -1,0 +1,270 @@
+//! Entering the allocator: which heap this call works on, and what it may wait for.
+//!
+//! A [`Session`] is the token that proves it: while it lives, its heap is the caller's alone, and
+//! the running context is announced, so that a handler that interrupts it does not wait for it.
+//! What a session may wait for:
+//!
+//! | entered through | others' locks |
+//! | --- | --- |
+//! | the gate of its own heap, or announced by a context slot | waited for: the holder runs elsewhere |
+//! | a shared heap, as a handler that interrupted the allocator | tried once |
+//! | a lock without a context token | tried [`Platform::PATIENCE`] times |
+//!
+//! Order of locks: pressure → heap → node. At most one of each is held.
+
+use core::mem::ManuallyDrop;
+
+use super::GlobalAllocator;
+use crate::buddy::Wait;
+use crate::percpu::{Env, Heap, Local};
+use crate::platform::{Access, ContextSlot, Platform};
+use crate::sync::{RawLock, spin_loop};
+
+/// How the heap of a session is held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    Gate,
+    Lock,
+    /// Let go of for a while, by `suspend`.
+    Suspended,
+}
+
+/// A heap that the caller holds.
+pub(crate) struct Session<'a, const PAGE_SIZE: usize, P: Platform> {
+    allocator: &'a GlobalAllocator<PAGE_SIZE, P>,
+    heap: &'a Heap<PAGE_SIZE, P::Lock>,
+    pin: ManuallyDrop<P::Pin>,
+    slot: Option<&'a ContextSlot>,
+    hold: Hold,
+    wait: Wait,
+    park: bool,
+}
+
+impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
+    /// Enters for an allocation; a handler that interrupted the allocator gets a shared heap.
+    /// `None` if every heap that this context could have is in use by what it interrupted, or
+    /// there is no heap yet.
+    #[inline(always)]
+    pub(crate) fn enter(&self) -> Option<Session<'_, PAGE_SIZE, P>> {
+        let (pin, cpu) = self.platform.pin();
+        match P::ACCESS {
+            Access::Exclusive => {
+                if let Some(heap) = cpu.and_then(|cpu| self.heaps.cpu(cpu))
+                    && heap.gate.enter()
+                {
+                    return Some(self.session(heap, pin, None, Hold::Gate, Wait::Spin));
+                }
+                self.enter_gate_slow(pin, cpu, true)
+            }
+            Access::Locked => self.enter_locked(pin, cpu, true),
+        }
+    }
+
+    /// Enters for a free, which has a lock-free way out: `None` also where `enter` would divert.
+    #[inline(always)]
+    pub(crate) fn enter_own(&self) -> Option<Session<'_, PAGE_SIZE, P>> {
+        let (pin, cpu) = self.platform.pin();
+        match P::ACCESS {
+            Access::Exclusive => {
+                if let Some(heap) = cpu.and_then(|cpu| self.heaps.cpu(cpu))
+                    && heap.gate.enter()
+                {
+                    return Some(self.session(heap, pin, None, Hold::Gate, Wait::Spin));
+                }
+                self.enter_gate_slow(pin, cpu, false)
+            }
+            Access::Locked => self.enter_locked(pin, cpu, false),
+        }
+    }
+
+    #[inline(always)]
+    fn session<'a>(
+        &'a self,
+        heap: &'a Heap<PAGE_SIZE, P::Lock>,
+        pin: P::Pin,
+        slot: Option<&'a ContextSlot>,
+        hold: Hold,
+        wait: Wait,
+    ) -> Session<'a, PAGE_SIZE, P> {
+        let pin = ManuallyDrop::new(pin);
+        Session { allocator: self, heap, pin, slot, hold, wait, park: false }
+    }
+
+    #[cold]
+    fn enter_gate_slow(
+        &self,
+        pin: P::Pin,
+        cpu: Option<usize>,
+        divert: bool,
+    ) -> Option<Session<'_, PAGE_SIZE, P>> {
+        let wait = match cpu.and_then(|cpu| self.heaps.cpu(cpu)) {
+            Some(heap) if heap.gate.enter_slow() => {
+                return Some(self.session(heap, pin, None, Hold::Gate, Wait::Spin));
+            }
+            Some(_) => Wait::Try,
+            None => Wait::Bounded(P::PATIENCE),
+        };
+        self.enter_shared(pin, None, wait, divert)
+    }
+
+    #[inline]
+    fn enter_locked(
+        &self,
+        pin: P::Pin,
+        cpu: Option<usize>,
+        divert: bool,
+    ) -> Option<Session<'_, PAGE_SIZE, P>> {
+        let heap = cpu.and_then(|cpu| self.heaps.cpu(cpu));
+        match self.platform.context() {
+            None => {
+                if let Some(heap) = heap
+                    && heap.lock.try_lock()
+                {
+                    let wait = Wait::Bounded(P::PATIENCE);
+                    return Some(self.session(heap, pin, None, Hold::Lock, wait));
+                }
+                self.enter_shared(pin, None, Wait::Bounded(P::PATIENCE), divert)
+            }
+            Some(slot) if slot.announce() => {
+                let Some(heap) = heap.or_else(|| self.heaps.shared(0)) else {
+                    slot.leave();
+                    self.platform.unpin(pin);
+                    return None;
+                };
+                heap.lock.lock();
+                Some(self.session(heap, pin, Some(slot), Hold::Lock, Wait::Spin))
+            }
+            Some(_) => self.enter_shared(pin, None, Wait::Try, divert),
+        }
+    }
+
+    /// Looks for a heap that nobody holds: a shared one; in the locked way without a token, then
+    /// any. (With one, a handler keeps to the shared heaps: those of CPUs are worth waiting for
+    /// by their users.)
+    #[cold]
+    fn enter_shared<'a>(
+        &'a self,
+        pin: P::Pin,
+        slot: Option<&'a ContextSlot>,
+        wait: Wait,
+        divert: bool,
+    ) -> Option<Session<'a, PAGE_SIZE, P>> {
+        if divert {
+            let (rounds, any) = match wait {
+                Wait::Bounded(rounds) => (rounds, P::ACCESS == Access::Locked),
+                _ => (1, false),
+            };
+            for _ in 0..rounds {
+                let cpus = if any { self.heaps.cpu_count() } else { 0 };
+                let heaps = (0..self.heaps.shared_count()).filter_map(|i| self.heaps.shared(i));
+                let heaps = heaps.chain((0..cpus).filter_map(|i| self.heaps.cpu(i)));
+                for heap in heaps {
+                    if heap.lock.try_lock() {
+                        return Some(self.session(heap, pin, slot, Hold::Lock, wait));
+                    }
+                }
+                if self.heaps.shared_count() == 0 {
+                    break; // not initialised
+                }
+                spin_loop();
+            }
+        }
+        self.platform.unpin(pin);
+        None
+    }
+
+    /// Runs `f` with the context announced but no heap lock held, for work on the shared lists.
+    pub(crate) fn announced<R>(&self, f: impl FnOnce(Wait) -> R) -> R {
+        match self.enter_own() {
+            Some(mut session) => {
+                session.suspend();
+                f(session.wait)
+            }
+            None => f(Wait::Bounded(P::PATIENCE)),
+        }
+    }
+}
+
+impl<'a, const PAGE_SIZE: usize, P: Platform> Session<'a, PAGE_SIZE, P> {
+    /// The heap's guarded part.
+    #[inline(always)]
+    pub(crate) fn local(&mut self) -> &mut Local<PAGE_SIZE> {
+        debug_assert!(self.hold != Hold::Suspended);
+        // SAFETY: the session holds the gate or the lock, and is borrowed exclusively.
+        unsafe { self.heap.local() }
+    }
+
+    /// The guarded part together with its surroundings.
+    #[inline(always)]
+    pub(crate) fn parts(
+        &mut self,
+    ) -> (&mut Local<PAGE_SIZE>, Env<'a, PAGE_SIZE, P::Lock>) {
+        let env = self.env();
+        (self.local(), env)
+    }
+
+    #[inline(always)]
+    pub(crate) fn env(&self) -> Env<'a, PAGE_SIZE, P::Lock> {
+        self.allocator.env_of(self.heap, self.wait)
+    }
+
+    #[inline(always)]
+    pub(crate) fn heap(&self) -> &'a Heap<PAGE_SIZE, P::Lock> {
+        self.heap
+    }
+
+    pub(crate) fn wait(&self) -> Wait {
+        self.wait
+    }
+
+    /// Whether this is a handler that interrupted the allocator.
+    pub(crate) fn is_nested(&self) -> bool {
+        matches!(self.wait, Wait::Try)
+    }
+
+    /// Whether this session keeps `heap` from others even while it is suspended.
+    pub(crate) fn keeps(&self, heap: &Heap<PAGE_SIZE, P::Lock>) -> bool {
+        self.hold == Hold::Gate && core::ptr::eq(self.heap, heap)
+    }
+
+    /// Lets go of the heap's lock, and stays announced. (A gate is not a lock: it stays.)
+    pub(crate) fn suspend(&mut self) {
+        if self.hold == Hold::Lock {
+            self.hold = Hold::Suspended;
+            // SAFETY: this session held the lock.
+            unsafe { self.heap.lock.unlock() };
+        }
+    }
+
+    /// Takes the lock again; `false` (and still suspended) if it may not wait and cannot have it.
+    pub(crate) fn resume(&mut self) -> bool {
+        if self.hold == Hold::Suspended && self.wait.acquire(&self.heap.lock) {
+            self.hold = Hold::Lock;
+        }
+        self.hold != Hold::Suspended
+    }
+
+    /// Leaves the heap parked instead of open: its CPU is about to sleep or to stop.
+    pub(crate) fn leave_parked(mut self) {
+        self.park = true;
+    }
+}
+
+impl<const PAGE_SIZE: usize, P: Platform> Drop for Session<'_, PAGE_SIZE, P> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        match self.hold {
+            Hold::Gate if self.park => self.heap.gate.leave_parked(),
+            Hold::Gate => self.heap.gate.leave(),
+            // SAFETY: this session holds the lock.
+            Hold::Lock => unsafe { self.heap.lock.unlock() },
+            Hold::Suspended => {}
+        }
+        if let Some(slot) = self.slot {
+            slot.leave();
+        }
+        // SAFETY: taken once, here; the session is gone afterwards.
+        let pin = unsafe { ManuallyDrop::take(&mut self.pin) };
+        self.allocator.platform.unpin(pin);
+    }
+}

@@ -1,0 +1,172 @@
+//! Counts at one moment, and their printed forms.
+
+use core::fmt;
+
+use crate::buddy::{MAX_NODES, MAX_ORDER};
+use crate::global::GlobalAllocator;
+use crate::platform::Platform;
+use crate::slab::SizeClass;
+use crate::units::{NodeId, Order, Zone};
+
+/// What all heaps own of one size class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClassInfo {
+    /// Bytes of an object.
+    pub size: usize,
+    /// Slabs, full, partial and empty.
+    pub slabs: usize,
+    /// Pages of those slabs.
+    pub pages: usize,
+    /// Objects that those slabs can hold.
+    pub objects_total: usize,
+    /// Objects handed out, and remote frees that their owner has not taken in.
+    pub objects_live: usize,
+}
+
+/// Counts at one moment: exact at rest, a good picture under load. Plain numbers, no allocation.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Bytes that can be allocated, over all sections.
+    pub managed_bytes: usize,
+    /// Bytes of pages handed out and in slabs.
+    pub allocated_bytes: usize,
+    /// How many sections there are.
+    pub sections: usize,
+    /// Bytes of a page.
+    pub page_bytes: usize,
+    /// Free blocks by zone (DMA, DMA32, normal) and order.
+    pub free_blocks: [[usize; MAX_ORDER + 1]; 3],
+    /// Pages that CPUs keep at hand; they count as free.
+    pub cached_pages: usize,
+    /// Pages whose free waits for a lock; they count as free.
+    pub deferred_pages: usize,
+    /// Pages of the allocator's own structures that were taken from sections.
+    pub internal_pages: usize,
+    /// Pages handed out as pages, or holding allocations above the size classes.
+    pub large_pages: usize,
+    /// By size class.
+    pub classes: [ClassInfo; SizeClass::COUNT],
+    /// Heaps that were in use by their CPU and so could not be counted.
+    pub heaps_not_seen: usize,
+}
+
+impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
+    /// Counts what is in use. The heaps of running *pinned* and *thread* CPUs other than the
+    /// caller's are left out, and counted in [`Snapshot::heaps_not_seen`].
+    ///
+    /// # Complexity
+    /// O(heaps × (size classes + partial slabs) + sections × orders). Takes one heap's lock at a
+    /// time.
+    pub fn snapshot(&self) -> Snapshot {
+        let core = self.core();
+        let mut snapshot = Snapshot {
+            managed_bytes: self.managed_bytes(),
+            allocated_bytes: self.allocated_bytes(),
+            sections: core.section_count(),
+            page_bytes: PAGE_SIZE,
+            free_blocks: [[0; MAX_ORDER + 1]; 3],
+            cached_pages: self.cached_pages(),
+            deferred_pages: core.deferred_pages(),
+            internal_pages: core.internal_pages(),
+            large_pages: 0,
+            classes: [ClassInfo::default(); SizeClass::COUNT],
+            heaps_not_seen: 0,
+        };
+        for (zone, blocks) in Zone::ALL.into_iter().zip(&mut snapshot.free_blocks) {
+            for (order, count) in blocks.iter_mut().enumerate() {
+                let Some(order) = Order::new(order as u8) else { continue };
+                *count = (0..MAX_NODES as u8)
+                    .map(|node| core.free_blocks(NodeId::new(node), zone, order))
+                    .sum();
+            }
+        }
+        for class in SizeClass::ALL {
+            snapshot.classes[class.index()].size = class.size();
+        }
+        snapshot.heaps_not_seen = self.visit_heaps(|local| {
+            for class in SizeClass::ALL {
+                let (counts, free) = local.class_counts(class);
+                let info = &mut snapshot.classes[class.index()];
+                info.slabs += counts.slabs;
+                info.pages += counts.pages;
+                info.objects_total += counts.objects;
+                info.objects_live += counts.objects - free;
+            }
+        });
+        let slab_pages: usize = snapshot.classes.iter().map(|class| class.pages).sum();
+        let allocated = snapshot.allocated_bytes / PAGE_SIZE;
+        snapshot.large_pages = allocated.saturating_sub(slab_pages);
+        snapshot
+    }
+}
+
+impl Snapshot {
+    /// Free blocks by zone and order, as Linux's `/proc/buddyinfo` prints them.
+    pub fn buddyinfo(&self) -> BuddyInfo<'_> {
+        BuddyInfo(self)
+    }
+
+    /// Size classes in use, as Linux's `/proc/slabinfo` prints them.
+    pub fn slabinfo(&self) -> SlabInfo<'_> {
+        SlabInfo(self)
+    }
+
+    /// Pages on the free lists.
+    pub fn listed_free_pages(&self) -> usize {
+        let pages = |blocks: &[usize; MAX_ORDER + 1]| -> usize {
+            blocks.iter().enumerate().map(|(order, count)| count << order).sum()
+        };
+        self.free_blocks.iter().map(pages).sum()
+    }
+
+    /// The share of free pages, in 1/1000, that lie in blocks too small for a request of
+    /// 2^`order` pages: 0 is no fragmentation at that order. (Gorman's unusable free space index.)
+    pub fn fragmentation_permille(&self, order: usize) -> usize {
+        let small = |blocks: &[usize; MAX_ORDER + 1]| -> usize {
+            blocks.iter().enumerate().take(order).map(|(order, count)| count << order).sum()
+        };
+        let unusable: usize = self.free_blocks.iter().map(small).sum();
+        (unusable * 1000).checked_div(self.listed_free_pages()).unwrap_or(0)
+    }
+}
+
+/// Prints [`Snapshot::free_blocks`].
+pub struct BuddyInfo<'a>(&'a Snapshot);
+
+impl fmt::Display for BuddyInfo<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let blocks = &self.0.free_blocks;
+        let used = |order: &usize| blocks.iter().any(|zone| zone[*order] != 0);
+        let top = (0..=MAX_ORDER).rev().find(used).unwrap_or(0);
+        write!(f, "{:<14}", "order")?;
+        for order in 0..=top {
+            write!(f, "{order:>7}")?;
+        }
+        for (name, zone) in ["DMA", "DMA32", "Normal"].iter().zip(blocks) {
+            if zone.iter().all(|count| *count == 0) {
+                continue;
+            }
+            write!(f, "\nzone {name:<9}")?;
+            for count in &zone[..=top] {
+                write!(f, "{count:>7}")?;
+            }
+        }
+        let Snapshot { cached_pages, deferred_pages, internal_pages, .. } = self.0;
+        write!(f, "\nkept by CPUs {cached_pages}, deferred {deferred_pages}, ")?;
+        write!(f, "own structures {internal_pages} (pages)")
+    }
+}
+
+/// Prints [`Snapshot::classes`], those that own slabs.
+pub struct SlabInfo<'a>(&'a Snapshot);
+
+impl fmt::Display for SlabInfo<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>7}{:>12}{:>12}{:>9}{:>9}", "size", "live", "total", "slabs", "pages")?;
+        for class in self.0.classes.iter().filter(|class| class.slabs != 0) {
+            let ClassInfo { size, slabs, pages, objects_total, objects_live } = class;
+            write!(f, "\n{size:>7}{objects_live:>12}{objects_total:>12}{slabs:>9}{pages:>9}")?;
+        }
+        write!(f, "\n  pages{:>12}{:>42}", self.0.large_pages, "(allocated as pages)")
+    }
+}

@@ -1,0 +1,200 @@
+//! One CPU's heap, and the table of all heaps.
+
+use core::cell::UnsafeCell;
+use core::mem::size_of;
+use core::ptr::NonNull;
+
+use super::{Gate, Local};
+use crate::slab::Inbox;
+use crate::sync::RawLock;
+use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use crate::units::NodeId;
+
+/// Set in the number of a shared heap.
+const SHARED: u16 = 0x8000;
+
+/// What one CPU keeps for itself, and the two ways of guarding it.
+///
+/// # Invariants
+/// - `local` is touched only by whoever holds the gate (exclusive way) or the lock (locked way,
+///   and shared heaps in every way).
+/// - A heap is never freed: remote frees reach its inbox at any time.
+#[repr(C, align(64))]
+pub(crate) struct Heap<const PAGE_SIZE: usize, L> {
+    pub(crate) gate: Gate,
+    node: AtomicU8,
+    id: u16,
+    pub(crate) lock: L,
+    cached_pages: AtomicUsize,
+    local: UnsafeCell<Local<PAGE_SIZE>>,
+    inbox: Apart<Inbox>,
+}
+
+/// On cache lines of its own: other CPUs write it.
+#[repr(align(64))]
+struct Apart<T>(T);
+
+// SAFETY: `local` is guarded as the invariant says; everything else is atomic or immutable.
+unsafe impl<const PAGE_SIZE: usize, L: RawLock> Sync for Heap<PAGE_SIZE, L> {}
+
+impl<const PAGE_SIZE: usize, L: RawLock> Heap<PAGE_SIZE, L> {
+    fn new(id: u16, node: NodeId) -> Self {
+        Self {
+            gate: Gate::new_parked(),
+            node: AtomicU8::new(node.get()),
+            id,
+            lock: L::NEW,
+            cached_pages: AtomicUsize::new(0),
+            local: UnsafeCell::new(Local::new()),
+            inbox: Apart(Inbox::new()),
+        }
+    }
+
+    /// The number by which slabs name their owner.
+    #[inline]
+    pub(crate) fn id(&self) -> u16 {
+        self.id
+    }
+
+    #[inline]
+    pub(crate) fn inbox(&self) -> &Inbox {
+        &self.inbox.0
+    }
+
+    #[inline]
+    pub(crate) fn node(&self) -> NodeId {
+        NodeId::new(self.node.load(Ordering::Relaxed))
+    }
+
+    /// The guarded part.
+    ///
+    /// # Safety
+    /// - The caller holds the gate or the lock, and no other reference to the part is in use.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "the gate or the lock makes it exclusive")]
+    pub(crate) unsafe fn local(&self) -> &mut Local<PAGE_SIZE> {
+        // SAFETY: exclusive by the caller's condition.
+        unsafe { &mut *self.local.get() }
+    }
+
+    /// Pages in this heap's page lists; lags while the heap is in use. Written by whoever holds
+    /// the heap, with plain loads and stores.
+    #[inline(always)]
+    pub(crate) fn cached_pages(&self) -> &AtomicUsize {
+        &self.cached_pages
+    }
+}
+
+/// All heaps: those of the CPUs, and the shared ones.
+///
+/// # Invariants
+/// - `cpus` heaps lie at `cpu_base` and `shared` at `shared_base`, both written before the count
+///   (release, acquire) and never moved.
+pub(crate) struct HeapTable<const PAGE_SIZE: usize, L> {
+    cpu_base: AtomicPtr<Heap<PAGE_SIZE, L>>,
+    cpus: AtomicUsize,
+    shared_base: AtomicPtr<Heap<PAGE_SIZE, L>>,
+    shared: AtomicUsize,
+}
+
+impl<const PAGE_SIZE: usize, L: RawLock> HeapTable<PAGE_SIZE, L> {
+    /// The most CPUs there can be: slabs name their owner in 15 bits.
+    pub(crate) const MAX_CPUS: usize = SHARED as usize - 1;
+
+    pub(crate) const fn new() -> Self {
+        Self {
+            cpu_base: AtomicPtr::new(core::ptr::null_mut()),
+            cpus: AtomicUsize::new(0),
+            shared_base: AtomicPtr::new(core::ptr::null_mut()),
+            shared: AtomicUsize::new(0),
+        }
+    }
+
+    /// Bytes that `count` heaps take; `None` if that is beyond the address space.
+    pub(crate) const fn bytes_for(count: usize) -> Option<usize> {
+        size_of::<Heap<PAGE_SIZE, L>>().checked_mul(count)
+    }
+
+    /// Builds the CPUs' heaps at `at`.
+    ///
+    /// # Safety
+    /// - `at` is aligned to 64 and valid for `bytes_for(count)` bytes, for ever, ours alone.
+    /// - Called once.
+    pub(crate) unsafe fn attach_cpus(
+        &self,
+        at: NonNull<u8>,
+        count: usize,
+        node_of: impl Fn(usize) -> NodeId,
+    ) {
+        let base = at.cast::<Heap<PAGE_SIZE, L>>();
+        for index in 0..count {
+            // SAFETY: within the bytes that the caller gave.
+            unsafe { base.add(index).write(Heap::new(index as u16, node_of(index))) };
+        }
+        self.cpu_base.store(base.as_ptr(), Ordering::Relaxed);
+        self.cpus.store(count, Ordering::Release);
+    }
+
+    /// Builds the shared heaps at `at`.
+    ///
+    /// # Safety
+    /// - As for `attach_cpus`.
+    pub(crate) unsafe fn attach_shared(&self, at: NonNull<u8>, count: usize) {
+        let base = at.cast::<Heap<PAGE_SIZE, L>>();
+        for index in 0..count {
+            let heap = Heap::new(SHARED | index as u16, NodeId::default());
+            // SAFETY: within the bytes that the caller gave.
+            unsafe { base.add(index).write(heap) };
+        }
+        self.shared_base.store(base.as_ptr(), Ordering::Relaxed);
+        self.shared.store(count, Ordering::Release);
+    }
+
+    /// The heap of CPU `index`, if there is such a CPU.
+    #[inline(always)]
+    pub(crate) fn cpu(&self, index: usize) -> Option<&Heap<PAGE_SIZE, L>> {
+        if index >= self.cpus.load(Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: in range, and built before the count was published (invariant).
+        Some(unsafe { &*self.cpu_base.load(Ordering::Relaxed).add(index) })
+    }
+
+    /// Shared heap `index`, if there is one.
+    pub(crate) fn shared(&self, index: usize) -> Option<&Heap<PAGE_SIZE, L>> {
+        if index >= self.shared.load(Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: in range, and built before the count was published (invariant).
+        Some(unsafe { &*self.shared_base.load(Ordering::Relaxed).add(index) })
+    }
+
+    #[inline]
+    pub(crate) fn cpu_count(&self) -> usize {
+        self.cpus.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(crate) fn shared_count(&self) -> usize {
+        self.shared.load(Ordering::Acquire)
+    }
+
+    /// Every heap, the CPUs' first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Heap<PAGE_SIZE, L>> {
+        let cpus = (0..self.cpu_count()).filter_map(|index| self.cpu(index));
+        cpus.chain((0..self.shared_count()).filter_map(|index| self.shared(index)))
+    }
+
+    /// Whether the heap is one of the shared ones, which are guarded by their lock in every way.
+    pub(crate) fn is_shared(heap: &Heap<PAGE_SIZE, L>) -> bool {
+        heap.id & SHARED != 0
+    }
+
+    /// The inbox of the heap that a slab names as its owner.
+    #[inline]
+    pub(crate) fn inbox_of(&self, owner: u16) -> Option<&Inbox> {
+        let index = usize::from(owner & !SHARED);
+        let heap = if owner & SHARED == 0 { self.cpu(index) } else { self.shared(index) };
+        heap.map(Heap::inbox)
+    }
+}

@@ -1,0 +1,246 @@
+//! Pages that a CPU keeps at hand: stacks of blocks of the orders that kernels ask for most,
+//! refilled and drained in batches under one hold of the node's lock.
+//!
+//! A kept block counts as free. Its head says `Cached`, and the two link words of its metadata
+//! hold the address of the block below it on the stack, so a list is a head and a count, whatever
+//! its length. What a CPU may keep is bounded by [`MAX_KEPT_PAGES`].
+
+use super::Env;
+use crate::buddy::{Kind, PageRef};
+use crate::sync::RawLock;
+use crate::sync::atomic::Ordering;
+use crate::units::Order;
+
+/// How many lists there are: orders 0 to 3, and the order of 2 MiB.
+const LISTS: usize = 5;
+
+/// How many blocks a refill of each list asks for, and at once a drain gives back.
+const BATCH: [usize; LISTS] = [64, 32, 16, 8, 2];
+
+/// The most pages that the lists of one CPU keep: two batches a list.
+pub(crate) const fn max_kept_pages(page_size: usize) -> usize {
+    let mut pages = 0;
+    let mut list = 0;
+    while list < LISTS {
+        if let Some(order) = order_of(list, page_size) {
+            pages += (2 * BATCH[list]) << order;
+        }
+        list += 1;
+    }
+    pages
+}
+
+/// The order that list `list` keeps; `None` if a page of this size has no such list.
+const fn order_of(list: usize, page_size: usize) -> Option<u32> {
+    if list < LISTS - 1 {
+        return Some(list as u32);
+    }
+    let huge = (2 << 20) / page_size;
+    if huge > 8 && huge <= 1 << crate::buddy::MAX_ORDER {
+        Some(huge.trailing_zeros())
+    } else {
+        None
+    }
+}
+
+#[derive(Clone, Copy)]
+struct PageList {
+    /// Address of the block on top; 0 when empty (the page at address 0 is never handed out).
+    top: usize,
+    count: usize,
+}
+
+/// The page lists of one heap.
+pub(crate) struct PageLists<const PAGE_SIZE: usize> {
+    lists: [PageList; LISTS],
+}
+
+/// A list of [`PageLists`], which keeps blocks of one order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ListIndex(u8);
+
+impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
+    pub(crate) const fn new() -> Self {
+        Self { lists: [PageList { top: 0, count: 0 }; LISTS] }
+    }
+
+    /// The list that serves blocks of exactly `count` pages, if one does.
+    #[inline]
+    pub(crate) fn list_for(count: usize) -> Option<ListIndex> {
+        if count <= 8 {
+            return count.is_power_of_two().then(|| ListIndex(count.trailing_zeros() as u8));
+        }
+        let huge = order_of(LISTS - 1, PAGE_SIZE)?;
+        (count == 1 << huge).then_some(ListIndex(LISTS as u8 - 1))
+    }
+
+    fn order(list: ListIndex) -> Order {
+        let order = order_of(usize::from(list.0), PAGE_SIZE).unwrap_or(0);
+        Order::new(order as u8).unwrap_or(Order::ZERO)
+    }
+
+    /// Takes the block on top. It stays `Cached` until the caller says what it becomes. O(1).
+    #[inline]
+    pub(crate) fn pop<'a, L: RawLock>(
+        &mut self,
+        list: ListIndex,
+        env: &Env<'a, PAGE_SIZE, L>,
+    ) -> Option<PageRef<'a, PAGE_SIZE>> {
+        let stack = &mut self.lists[usize::from(list.0)];
+        if stack.top == 0 {
+            return None;
+        }
+        let page = env.core.lookup(stack.top)?;
+        // SAFETY: a kept block: its metadata is valid, and its words hold the link.
+        stack.top = unsafe { link(page) };
+        stack.count -= 1;
+        let kept = env.cached_pages.load(Ordering::Relaxed);
+        env.cached_pages.store(kept - Self::order(list).pages(), Ordering::Relaxed);
+        Some(page)
+    }
+
+    /// Keeps a block that the caller has claimed. O(1), and a batch goes back when the list is
+    /// full.
+    ///
+    /// # Safety
+    /// - `page` heads a block of this list's size which the caller owns.
+    #[inline]
+    pub(crate) unsafe fn push<L: RawLock>(
+        &mut self,
+        list: ListIndex,
+        page: PageRef<'_, PAGE_SIZE>,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) {
+        // SAFETY: owned by the caller (condition).
+        unsafe { self.link_in(list, page, env) };
+        if self.lists[usize::from(list.0)].count >= 2 * BATCH[usize::from(list.0)] {
+            self.give_back(list, BATCH[usize::from(list.0)], env);
+        }
+    }
+
+    /// # Safety
+    /// - As for `push`.
+    #[inline]
+    unsafe fn link_in<L: RawLock>(
+        &mut self,
+        list: ListIndex,
+        page: PageRef<'_, PAGE_SIZE>,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) {
+        let stack = &mut self.lists[usize::from(list.0)];
+        let pages = Self::order(list).pages();
+        // SAFETY: the caller owns the block (condition).
+        unsafe {
+            page.set_kind(Kind::Cached);
+            set_link(page, stack.top);
+        }
+        stack.top = page.addr();
+        stack.count += 1;
+        let kept = env.cached_pages.load(Ordering::Relaxed);
+        env.cached_pages.store(kept + pages, Ordering::Relaxed);
+    }
+
+    /// Fetches a batch for an empty list; its blocks come off in ascending order of address.
+    /// One hold of the node's lock.
+    #[cold]
+    pub(crate) fn refill<L: RawLock>(
+        &mut self,
+        list: ListIndex,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) {
+        let order = Self::order(list);
+        // A small heap is not emptied into one CPU's list.
+        let fair = env.core.free_pages() / (16 * order.pages());
+        let batch = BATCH[usize::from(list.0)].min(fair).max(1);
+        let mut taken: [Option<PageRef<'_, PAGE_SIZE>>; BATCH[0]] = [None; BATCH[0]];
+        let mut count = 0;
+        env.core.alloc_batch(order, env.node, batch, env.wait, env.use_reserve, &mut |page| {
+            if let Some(place) = taken.get_mut(count) {
+                *place = Some(page);
+                count += 1;
+            }
+        });
+        for page in taken[..count].iter().rev().flatten() {
+            // SAFETY: just allocated for this list: a block of its size that nobody else has.
+            unsafe { self.link_in(list, *page, env) };
+        }
+    }
+
+    /// Gives `count` blocks of a list back to their sections.
+    #[cold]
+    fn give_back<L: RawLock>(
+        &mut self,
+        list: ListIndex,
+        count: usize,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) {
+        let pages = Self::order(list).pages();
+        let mut left = count;
+        // SAFETY: blocks on the list are owned by it, and of its size.
+        unsafe {
+            env.core.free_batch(
+                &mut || {
+                    left = left.checked_sub(1)?;
+                    self.pop(list, env).map(|page| (page, pages))
+                },
+                env.wait,
+            );
+        }
+    }
+
+    /// Gives everything back. O(pages kept).
+    pub(crate) fn drain<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
+        for list in 0..LISTS as u8 {
+            let count = self.lists[usize::from(list)].count;
+            if count != 0 {
+                self.give_back(ListIndex(list), count, env);
+            }
+        }
+    }
+
+    /// Gives back what exceeds one batch in a list: the surplus of an earlier load.
+    pub(crate) fn trim<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
+        for list in 0..LISTS as u8 {
+            let surplus = self.lists[usize::from(list)].count.saturating_sub(BATCH[usize::from(list)]);
+            if surplus != 0 {
+                self.give_back(ListIndex(list), surplus, env);
+            }
+        }
+    }
+
+    /// I: a list's count is the length of its chain, every block on it is `Cached`.
+    pub(crate) fn check<L: RawLock>(&self, env: &Env<'_, PAGE_SIZE, L>) {
+        let mut pages = 0;
+        for list in 0..LISTS as u8 {
+            let mut at = self.lists[usize::from(list)].top;
+            let mut length = 0;
+            while at != 0 {
+                let page = env.core.lookup(at).expect("page list: a kept page is managed");
+                assert_eq!(page.head().kind(), Kind::Cached, "page list: {at:#x} is not cached");
+                length += 1;
+                // SAFETY: a kept block, as just checked.
+                at = unsafe { link(page) };
+            }
+            assert_eq!(length, self.lists[usize::from(list)].count, "page list: length");
+            pages += length * Self::order(ListIndex(list)).pages();
+        }
+        assert_eq!(pages, env.cached_pages.load(Ordering::Relaxed), "page list: pages kept");
+    }
+}
+
+/// # Safety
+/// - `page` is on a page list of a heap that the caller holds.
+unsafe fn link<const PAGE_SIZE: usize>(page: PageRef<'_, PAGE_SIZE>) -> usize {
+    // SAFETY: a kept block's metadata is valid (condition).
+    let words = unsafe { page.section().page_unchecked(page.pfn()) };
+    (u64::from(words.prev()) | u64::from(words.next()) << 32) as usize
+}
+
+/// # Safety
+/// - The caller owns the block that `page` heads.
+unsafe fn set_link<const PAGE_SIZE: usize>(page: PageRef<'_, PAGE_SIZE>, addr: usize) {
+    // SAFETY: an owned block's metadata is valid (condition).
+    let words = unsafe { page.section().page_unchecked(page.pfn()) };
+    words.set_prev(addr as u32);
+    words.set_next((addr as u64 >> 32) as u32);
+}

@@ -1,0 +1,99 @@
+//! What the allocator asks of the kernel around it.
+//!
+//! One small trait, [`Platform`], says how the running CPU's heap is reached, which lock guards
+//! what is shared, and where memory lies physically. There are three ways to reach a heap:
+//!
+//! | way | what the platform promises | cost on the fast path |
+//! | --- | --- | --- |
+//! | *pinned* ([`Access::Exclusive`]) | between `pin` and `unpin` only nested handlers run on this CPU | a load, a compare, two stores |
+//! | *thread* ([`Access::Exclusive`]) | the index belongs to the running thread alone | the same |
+//! | *locked* ([`Access::Locked`]) | nothing: the index may be stale, or wrong | one uncontended lock |
+//!
+//! # Re-entry
+//! A handler (interrupt, NMI, signal) may call the allocator while the code that it interrupted is
+//! inside it. That never waits for the interrupted code and never corrupts:
+//! - *pinned* and *thread*: the heap's gate says that its owner is inside; the handler is diverted
+//!   to a shared heap, takes it only if nobody holds it, and only tries every other lock;
+//! - *locked* with a [`ContextSlot`]: the slot says so, before any lock is taken;
+//! - *locked* without one ([`OsImpl`](crate::OsImpl)): attempts are bounded
+//!   ([`Platform::PATIENCE`]), then the request ends in `NoMemory`.
+//!
+//! A free never fails: objects go on the slab's lock-free remote words, pages on a deferred list.
+
+mod os;
+mod slot;
+
+pub use os::{OsImpl, OsPlatform};
+pub use slot::ContextSlot;
+
+use crate::sync::RawLock;
+
+/// How a CPU's heap is protected while it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The platform keeps everybody else out between `pin` and `unpin`; only handlers nest.
+    Exclusive,
+    /// Each heap has a lock; the CPU index is a hint.
+    Locked,
+}
+
+/// What the allocator needs from the kernel, hypervisor, firmware or host around it.
+///
+/// # Safety
+/// - With [`Access::Exclusive`]: from the return of [`pin`](Self::pin) until
+///   [`unpin`](Self::unpin), whoever else gets the same index from `pin` is a handler that
+///   interrupted this very code and finishes before it resumes. The CPU does not change.
+/// - [`context`](Self::context) returns the slot of the running context; a handler that may call
+///   the allocator returns that of the context which it interrupted. A slot is never shared by two
+///   contexts that can run at the same time.
+/// - In a handler, `pin` gives the index that the interrupted code got, or would have got.
+/// - None of the functions unwinds or calls the allocator, except
+///   [`drain_cpus`](Self::drain_cpus), which is called with nothing held.
+pub unsafe trait Platform: Sync + 'static {
+    /// The lock around what CPUs share (and, with [`Access::Locked`], around each heap).
+    type Lock: RawLock;
+
+    /// What undoes a `pin`: an interrupt flag, a preemption guard, or `()`.
+    type Pin;
+
+    /// How heaps are protected.
+    const ACCESS: Access;
+
+    /// How often a lock is tried where waiting could be waiting for oneself. Each attempt is a
+    /// few cycles; the default is in the order of a tenth of a second.
+    const PATIENCE: u32 = 1 << 22;
+
+    /// How many shared heaps serve early boot, unknown CPUs and re-entering handlers.
+    const SHARED_HEAPS: usize = 2;
+
+    /// Keeps this CPU, and tells its index; `None` before indices exist. An index out of range
+    /// is served like `None`.
+    fn pin(&self) -> (Self::Pin, Option<usize>);
+
+    /// Ends what `pin` began.
+    fn unpin(&self, pin: Self::Pin);
+
+    /// The token of the running context, for the *locked* way; `None` if there is none.
+    #[inline(always)]
+    fn context(&self) -> Option<&ContextSlot> {
+        None
+    }
+
+    /// The physical address of `vaddr`, linear within 4 MiB; `None` if unknown. Asked when a
+    /// region is added, with no lock held.
+    fn virt_to_phys(&self, vaddr: usize) -> Option<u64> {
+        let _ = vaddr;
+        None
+    }
+
+    /// The NUMA node of a CPU.
+    fn node_of(&self, cpu: usize) -> u8 {
+        let _ = cpu;
+        0
+    }
+
+    /// Makes every other CPU call `GlobalAllocator::drain_current` before this returns (an
+    /// inter-processor interrupt, `membarrier`), so that memory kept by running CPUs can serve a
+    /// request that would fail. Called with nothing held and nothing pinned.
+    fn drain_cpus(&self) {}
+}

@@ -1,0 +1,221 @@
+//! How slabs of every class are cut, computed at compile time for each page size.
+//!
+//! A slab wastes its tail and its descriptor. More pages waste less of both, but a small heap
+//! wants small slabs: [`ClassTable`] takes the fewest pages whose waste is within
+//! [`TOLERANCE_PERMILLE`] of the best. The descriptor lies outside the pages; standalone slabs,
+//! which keep it in their first bytes, are sized by [`SizeClass::slab_pages`] instead.
+
+use super::layout::DescriptorLayout;
+use super::size_class::SizeClass;
+
+/// How much more waste than the least possible is accepted for the sake of fewer pages.
+const TOLERANCE_PERMILLE: usize = 15;
+
+/// How slabs of one class are cut for one page size.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClassInfo {
+    /// Object size in bytes.
+    pub(crate) size: u32,
+    /// `ceil(2^32 / size)`, by which an offset becomes an index.
+    pub(crate) reciprocal: u32,
+    /// What the descriptor of a slab of `pages` pages takes, in bytes.
+    pub(crate) descriptor_bytes: u16,
+    /// Objects in a slab of `pages` pages.
+    pub(crate) object_count: u16,
+    /// The preferred length of a slab.
+    pub(crate) pages: u8,
+    /// The shortest slab that holds an object, for when memory is scarce.
+    pub(crate) min_pages: u8,
+    /// Whether slabs with this page size serve the class at all.
+    pub(crate) usable: bool,
+}
+
+/// The table of [`ClassInfo`] for one page size.
+pub(crate) struct ClassTable<const PAGE_SIZE: usize>;
+
+impl<const PAGE_SIZE: usize> ClassTable<PAGE_SIZE> {
+    /// One row per class, by index.
+    pub(crate) const INFO: &'static [ClassInfo; SizeClass::COUNT] = &{
+        let mut info = [class_info(SizeClass::Bytes8, PAGE_SIZE); SizeClass::COUNT];
+        let mut i = 0;
+        while i < SizeClass::COUNT {
+            info[i] = class_info(SizeClass::ALL[i], PAGE_SIZE);
+            i += 1;
+        }
+        info
+    };
+
+    /// The row of a class.
+    #[inline(always)]
+    pub(crate) const fn info(class: SizeClass) -> &'static ClassInfo {
+        &Self::INFO[class as usize]
+    }
+}
+
+/// `ceil(2^32 / size)`: the index of the object at `offset` is `offset * reciprocal / 2^32`.
+///
+/// For an offset of `k` whole objects the product exceeds `k * 2^32` by `k * e`, where `e` (what
+/// the reciprocal was rounded up by, times the size) is below the size. It is exact while
+/// `k * e < 2^32`, hence for every `k < 2^16` with sizes up to 2^15. Other offsets are multiples
+/// of no object size, so comparing `index * size` with the offset turns each of them down.
+pub(super) const fn reciprocal(size: usize) -> u32 {
+    ((1u64 << 32).div_ceil(size as u64)) as u32
+}
+
+/// Objects in `bytes` bytes, capped by what a descriptor for this page size records.
+pub(super) const fn objects_in(bytes: usize, size: usize, page_size: usize) -> usize {
+    let fit = bytes / size;
+    let cap = DescriptorLayout::max_objects(page_size);
+    if fit < cap { fit } else { cap }
+}
+
+/// The most pages that a slab of the class may take.
+const fn page_limit(size: usize, page_size: usize) -> usize {
+    if page_size < 4096 {
+        8
+    } else if size > 8192 {
+        32
+    } else {
+        16
+    }
+}
+
+const fn class_info(class: SizeClass, page_size: usize) -> ClassInfo {
+    let size = class.size();
+    let min_pages = size.div_ceil(page_size);
+    let usable = size <= SizeClass::object_limit(page_size);
+    let limit = if usable { page_limit(size, page_size) } else { 1 };
+    let wanted_objects = if size > 16 * 1024 { 4 } else { 8 };
+    let best = least_waste(size, page_size, limit, wanted_objects);
+    let mut pages = if usable { min_pages } else { 1 };
+    while pages < limit && !acceptable(size, page_size, pages, wanted_objects, best) {
+        pages += 1;
+    }
+    let object_count = objects_in(pages * page_size, size, page_size);
+    ClassInfo {
+        size: size as u32,
+        reciprocal: reciprocal(size),
+        descriptor_bytes: DescriptorLayout::new(object_count, page_size).bytes as u16,
+        object_count: object_count as u16,
+        pages: pages as u8,
+        min_pages: if usable { min_pages as u8 } else { 1 },
+        usable,
+    }
+}
+
+/// The least waste that any permitted length with enough objects reaches.
+const fn least_waste(size: usize, page_size: usize, limit: usize, wanted_objects: usize) -> usize {
+    let mut best = usize::MAX;
+    let mut pages = 1;
+    while pages <= limit {
+        let waste = waste_permille(size, page_size, pages);
+        if waste < best && objects_in(pages * page_size, size, page_size) >= wanted_objects {
+            best = waste;
+        }
+        pages += 1;
+    }
+    // No length holds that many: take the longest permitted.
+    if best == usize::MAX { 0 } else { best }
+}
+
+const fn acceptable(
+    size: usize,
+    page_size: usize,
+    pages: usize,
+    wanted_objects: usize,
+    best: usize,
+) -> bool {
+    objects_in(pages * page_size, size, page_size) >= wanted_objects
+        && waste_permille(size, page_size, pages) <= best + TOLERANCE_PERMILLE
+}
+
+/// Tail and descriptor of a slab, in thousandths of its pages.
+const fn waste_permille(size: usize, page_size: usize, pages: usize) -> usize {
+    let bytes = pages * page_size;
+    let objects = objects_in(bytes, size, page_size);
+    let descriptor = DescriptorLayout::new(objects, page_size).bytes;
+    ((bytes - objects * size + descriptor) * 1000).div_ceil(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tail_permille(info: &ClassInfo, page_size: usize) -> usize {
+        let bytes = usize::from(info.pages) * page_size;
+        let tail = bytes - usize::from(info.object_count) * info.size as usize;
+        tail * 1000 / bytes
+    }
+
+    #[test]
+    fn a_4_kib_page_heap_wastes_less_than_3_percent_in_tails() {
+        for info in ClassTable::<4096>::INFO {
+            assert!(info.usable && tail_permille(info, 4096) < 30, "{info:?}");
+            assert!(info.descriptor_bytes <= 256 && info.object_count <= 512, "{info:?}");
+            let wanted = if info.size > 16384 { 4 } else { 8 };
+            assert!(info.object_count >= wanted, "{info:?}");
+            assert!(info.pages <= if info.size > 8192 { 32 } else { 16 }, "{info:?}");
+        }
+    }
+
+    fn check_table<const PAGE_SIZE: usize>() {
+        for (i, info) in ClassTable::<PAGE_SIZE>::INFO.iter().enumerate() {
+            let class = SizeClass::ALL[i];
+            assert_eq!(info.size as usize, class.size());
+            assert_eq!(info.usable, class.size() <= SizeClass::object_limit(PAGE_SIZE));
+            if !info.usable {
+                continue;
+            }
+            let (pages, least) = (usize::from(info.pages), usize::from(info.min_pages));
+            assert!(least * PAGE_SIZE >= class.size() && least <= pages, "{info:?}");
+            assert!((least - 1) * PAGE_SIZE < class.size(), "{info:?}");
+            assert!(info.object_count >= 1 && pages <= page_limit(class.size(), PAGE_SIZE));
+            assert!(usize::from(info.object_count) * class.size() <= pages * PAGE_SIZE);
+            let largest = DescriptorLayout::largest(PAGE_SIZE).bytes;
+            assert!(usize::from(info.descriptor_bytes) <= largest, "{info:?}");
+        }
+    }
+
+    #[test]
+    fn every_page_size_gets_a_consistent_table() {
+        check_table::<256>();
+        check_table::<512>();
+        check_table::<1024>();
+        check_table::<2048>();
+        check_table::<4096>();
+        check_table::<16384>();
+        check_table::<65536>();
+    }
+
+    #[test]
+    fn reciprocals_are_exact_for_every_object_of_every_class() {
+        for class in SizeClass::ALL {
+            let (size, reciprocal) = (class.size() as u64, u64::from(reciprocal(class.size())));
+            for k in 0..u64::from(u16::MAX) {
+                // Offsets are 32 bits wide, as in `Slab::index_of`.
+                if k * size <= u64::from(u32::MAX) {
+                    assert_eq!((k * size * reciprocal) >> 32, k, "{class:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_offset_in_a_slab_is_told_from_an_object_start() {
+        for page_size in [256, 1024, 4096, 16384, 65536] {
+            for class in SizeClass::ALL {
+                if class.size() > SizeClass::object_limit(page_size) {
+                    continue;
+                }
+                let (size, reciprocal) = (class.size(), u64::from(reciprocal(class.size())));
+                let bytes = page_limit(size, page_size) * page_size;
+                let mut next = 0;
+                for offset in 0..bytes {
+                    let index = ((offset as u64 * reciprocal) >> 32) as usize;
+                    assert_eq!(index * size == offset, offset == next, "{class:?} {offset}");
+                    next += if offset == next { size } else { 0 };
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Class lookup against a search through all classes.
+
+use core::alloc::Layout;
+
+use super::size_class::SizeClass;
+
+#[test]
+fn every_size_gets_the_smallest_class_that_holds_it() {
+    for size in 0..=SizeClass::MAX_SIZE {
+        let index = SizeClass::index_for(size);
+        let slow = SizeClass::ALL.iter().position(|class| class.size() >= size);
+        assert_eq!(Some(index), slow, "size {size}");
+    }
+}
+
+#[test]
+fn every_layout_gets_the_smallest_class_that_is_aligned() {
+    for shift in 0..=16 {
+        let align = 1 << shift;
+        for size in (0..=SizeClass::MAX_SIZE + 8).step_by(if shift < 4 { 1 } else { 7 }) {
+            let layout = Layout::from_size_align(size, align).unwrap();
+            let slow = SizeClass::ALL
+                .into_iter()
+                .find(|class| class.size() >= size && class.size() % align == 0);
+            assert_eq!(SizeClass::from_layout(layout), slow, "{layout:?}");
+        }
+    }
+}
+
+#[test]
+fn page_size_bounds_size_and_alignment() {
+    assert_eq!(SizeClass::for_request(1, 8192, 4096), None);
+    assert_eq!(SizeClass::for_request(0, 4096, 4096), Some(SizeClass::Bytes4096));
+    assert_eq!(SizeClass::for_request(2048, 8, 256), Some(SizeClass::Bytes2048));
+    assert_eq!(SizeClass::for_request(2049, 8, 256), None);
+    assert_eq!(SizeClass::for_request(32768, 8, 4096), Some(SizeClass::Bytes32768));
+    assert_eq!(SizeClass::for_request(usize::MAX, 1, 65536), None);
+}

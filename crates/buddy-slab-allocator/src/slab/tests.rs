@@ -1,0 +1,320 @@
+//! A slab against a model, in memory full of garbage, for every class and page size.
+
+extern crate std;
+
+use core::ptr::NonNull;
+use std::alloc::{Layout, alloc, dealloc};
+use std::collections::BTreeSet;
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::remote::Collected;
+use super::slab::FreeOutcome;
+use super::*;
+use crate::units::Misuse;
+
+/// Memory of the host, filled with garbage.
+struct Memory {
+    at: NonNull<u8>,
+    layout: Layout,
+}
+
+impl Memory {
+    fn new(bytes: usize, align: usize) -> Self {
+        let layout = Layout::from_size_align(bytes, align).unwrap();
+        // SAFETY: the size is not zero.
+        let at = NonNull::new(unsafe { alloc(layout) }).expect("host memory");
+        // SAFETY: just allocated.
+        unsafe { at.write_bytes(0xA5, bytes) };
+        Self { at, layout }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `new` with this layout.
+        unsafe { dealloc(self.at.as_ptr(), self.layout) };
+    }
+}
+
+/// A slab with its descriptor out of band.
+struct Fixture {
+    slab: NonNull<Slab>,
+    _objects: Memory,
+    _descriptor: Memory,
+}
+
+fn place(pages: u8) -> SlabPlace {
+    SlabPlace {
+        section: core::ptr::null_mut(),
+        pfn: 7,
+        page_count: u16::from(pages),
+        in_band: false,
+    }
+}
+
+fn fixture<const PAGE_SIZE: usize>(class: SizeClass) -> Fixture {
+    let info = ClassTable::<PAGE_SIZE>::info(class);
+    let bytes = usize::from(info.pages) * PAGE_SIZE;
+    let objects = Memory::new(bytes, PAGE_SIZE);
+    let descriptor = Memory::new(usize::from(info.descriptor_bytes), Slab::ALIGN);
+    // SAFETY: both are ours, and as large and aligned as asked.
+    let slab = unsafe {
+        let (at, first) = (descriptor.at.as_ptr(), objects.at.as_ptr());
+        Slab::format(at, first, bytes, class, PAGE_SIZE, 3, place(info.pages)).unwrap()
+    };
+    Fixture { slab, _objects: objects, _descriptor: descriptor }
+}
+
+/// Takes everything, gives back everything (even objects here, odd ones remotely), and checks
+/// addresses, counts and misuse on the way.
+fn exercise<const PAGE_SIZE: usize>(class: SizeClass) {
+    let fixture = fixture::<PAGE_SIZE>(class);
+    let (slab, size) = (fixture.slab, class.size());
+    let info = ClassTable::<PAGE_SIZE>::info(class);
+    // SAFETY: the slab is formatted, and this thread owns it.
+    unsafe {
+        assert_eq!(Slab::object_count(slab), usize::from(info.object_count));
+        assert_eq!((Slab::owner(slab), Slab::class(slab)), (3, class));
+        assert_eq!(Slab::place(slab), place(info.pages));
+        Slab::check(slab);
+        let objects: Vec<_> = core::iter::from_fn(|| Slab::alloc(slab)).collect();
+        Slab::check(slab);
+        assert!(Slab::is_full(slab) && !Slab::quiescent(slab));
+        assert_eq!(objects.len(), Slab::object_count(slab));
+        for (i, object) in objects.iter().enumerate() {
+            let addr = object.addr().get();
+            assert_eq!(addr, Slab::objects(slab).addr() + i * size, "ascending, dense");
+            let natural = class.natural_align().min(PAGE_SIZE);
+            assert!(addr.is_multiple_of(natural), "aligned");
+            // Users write what they like.
+            object.write_bytes(0xFF, size);
+            let index = Slab::index_of(slab, addr).unwrap();
+            assert_eq!((index.get(), Slab::object_ptr(slab, index)), (i, *object));
+            assert_eq!(Slab::index_of(slab, addr + 1), Err(Misuse::Interior));
+            assert_eq!(Slab::index_of(slab, addr + size / 2), Err(Misuse::Interior));
+        }
+        let end = Slab::objects(slab).addr() + objects.len() * size;
+        for outside in [end, end + size, Slab::objects(slab).addr() - size, 0, 8, usize::MAX] {
+            assert_eq!(Slab::index_of(slab, outside), Err(Misuse::Interior));
+        }
+        let inbox = Inbox::new();
+        let last = objects.len() - 1;
+        for (i, object) in objects.iter().enumerate() {
+            let index = Slab::index_of(slab, object.addr().get()).unwrap();
+            assert!(Slab::is_live(slab, index));
+            if i % 2 == 0 {
+                let outcome = Slab::free_local(slab, index).unwrap();
+                assert_eq!(outcome, FreeOutcome { was_full: i == 0, now_empty: last == 0 });
+                assert_eq!(Slab::free_local(slab, index), Err(Misuse::DoubleFree));
+            } else {
+                publish(slab, index, &inbox);
+                assert_eq!(Slab::publish_remote(slab, index.group(), index.mask()).push, None);
+            }
+            assert!(Slab::is_free_hint(slab, index));
+        }
+        let mut freed = 0;
+        for group in inbox.take_all() {
+            assert_eq!(slab_of(group), slab);
+            assert_eq!(Slab::remote_group(slab, group_index(group)), group);
+            let collected = collect(group);
+            assert_eq!((collected.doubles, collected.was_full), (0, false));
+            freed += collected.freed;
+        }
+        assert_eq!(freed, objects.len() / 2);
+        assert!(Slab::is_empty(slab) && Slab::quiescent(slab) && inbox.is_empty());
+        Slab::check(slab);
+    }
+}
+
+/// Frees one object remotely.
+///
+/// # Safety
+/// - It is in use.
+unsafe fn publish(slab: NonNull<Slab>, index: ObjectIndex, inbox: &Inbox) {
+    // SAFETY: the caller's word; pushed as demanded.
+    unsafe {
+        let outcome = Slab::publish_remote(slab, index.group(), index.mask());
+        assert_eq!(outcome.doubles, 0);
+        if let Some(group) = outcome.push {
+            inbox.push(group);
+        }
+    }
+}
+
+fn exercise_all<const PAGE_SIZE: usize>() {
+    for class in SizeClass::ALL {
+        if ClassTable::<PAGE_SIZE>::info(class).usable {
+            exercise::<PAGE_SIZE>(class);
+        }
+    }
+}
+
+#[test]
+fn every_class_works_with_every_page_size() {
+    exercise_all::<256>();
+    exercise_all::<512>();
+    exercise_all::<1024>();
+    exercise_all::<4096>();
+    exercise_all::<16384>();
+    exercise_all::<65536>();
+}
+
+#[test]
+fn a_slab_without_room_for_an_object_is_refused() {
+    let memory = Memory::new(256, 64);
+    // SAFETY: the memory is ours.
+    let slab = unsafe {
+        let at = memory.at.as_ptr();
+        Slab::format(at, at.byte_add(128), 128, SizeClass::Bytes160, 256, 0, place(1))
+    };
+    assert_eq!(slab, None);
+}
+
+#[test]
+fn a_double_free_across_local_and_remote_is_seen_when_collected() {
+    let fixture = fixture::<4096>(SizeClass::Bytes64);
+    let (slab, inbox) = (fixture.slab, Inbox::new());
+    // SAFETY: the slab is formatted, and this thread owns it.
+    unsafe {
+        let object = Slab::alloc(slab).unwrap();
+        let index = Slab::index_of(slab, object.addr().get()).unwrap();
+        publish(slab, index, &inbox);
+        assert!(Slab::free_local(slab, index).unwrap().now_empty);
+        assert!(!Slab::quiescent(slab), "a pending bit keeps the slab");
+        let collected: Vec<_> = inbox.take_all().map(|group| collect(group)).collect();
+        let expected =
+            Collected { freed: 0, doubles: index.mask(), was_full: false, now_empty: true };
+        assert_eq!(collected, [expected]);
+        assert!(Slab::quiescent(slab));
+        Slab::check(slab);
+    }
+}
+
+#[test]
+fn lists_keep_their_links_through_removals() {
+    let fixtures: Vec<_> = (0..4).map(|_| fixture::<4096>(SizeClass::Bytes512)).collect();
+    let mut list = SlabList::new();
+    // SAFETY: the slabs are this thread's, and on this list only.
+    unsafe {
+        for fixture in &fixtures {
+            list.push_front(fixture.slab);
+        }
+        list.remove(fixtures[1].slab);
+        list.remove(fixtures[3].slab);
+        assert_eq!(list.front(), Some(fixtures[2].slab));
+        assert_eq!(SlabList::next(fixtures[2].slab), Some(fixtures[0].slab));
+        list.push_front(fixtures[1].slab);
+        list.remove(fixtures[0].slab);
+        assert_eq!(list.pop_front(), Some(fixtures[1].slab));
+        assert_eq!(list.pop_front(), Some(fixtures[2].slab));
+        assert!(list.is_empty() && list.pop_front().is_none());
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Alloc,
+    FreeLocal(usize),
+    Remote(usize),
+    Collect,
+    FreeAgain(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => Just(Step::Alloc),
+        2 => any::<usize>().prop_map(Step::FreeLocal),
+        2 => any::<usize>().prop_map(Step::Remote),
+        1 => Just(Step::Collect),
+        1 => any::<usize>().prop_map(Step::FreeAgain),
+    ]
+}
+
+/// Runs steps against sets of live, pending and free objects.
+fn against_model<const PAGE_SIZE: usize>(class: SizeClass, steps: &[Step]) {
+    let fixture = fixture::<PAGE_SIZE>(class);
+    let (slab, inbox) = (fixture.slab, Inbox::new());
+    let pick = |set: &BTreeSet<ObjectIndex>, seed: usize| {
+        (!set.is_empty()).then(|| *set.iter().nth(seed % set.len()).unwrap())
+    };
+    // SAFETY: the slab is formatted, this thread owns it, and the model knows what is in use.
+    unsafe {
+        let count = Slab::object_count(slab);
+        let (mut live, mut pending) = (BTreeSet::new(), BTreeSet::new());
+        let mut free: BTreeSet<_> = (0..count).map(|i| ObjectIndex::new(0, i as u32)).collect();
+        for &step in steps {
+            let was_full = free.is_empty();
+            match step {
+                Step::Alloc => match Slab::alloc(slab) {
+                    Some(object) => {
+                        let index = Slab::index_of(slab, object.addr().get()).unwrap();
+                        assert!(free.remove(&index), "was free");
+                        assert!(live.insert(index));
+                    }
+                    None => assert!(was_full),
+                },
+                Step::FreeLocal(seed) => {
+                    let Some(index) = pick(&live, seed) else { continue };
+                    let outcome = Slab::free_local(slab, index).unwrap();
+                    live.remove(&index);
+                    free.insert(index);
+                    let now_empty = free.len() == count;
+                    assert_eq!(outcome, FreeOutcome { was_full, now_empty });
+                }
+                Step::Remote(seed) => {
+                    let Some(index) = pick(&live, seed) else { continue };
+                    publish(slab, index, &inbox);
+                    live.remove(&index);
+                    pending.insert(index);
+                }
+                Step::Collect => {
+                    let (mut freed, mut filled) = (0, was_full);
+                    for group in inbox.take_all() {
+                        let collected = collect(group);
+                        assert_eq!((collected.doubles, collected.was_full), (0, filled));
+                        filled = false;
+                        freed += collected.freed;
+                    }
+                    assert_eq!(freed, pending.len());
+                    free.append(&mut pending);
+                }
+                Step::FreeAgain(seed) => {
+                    if let Some(index) = pick(&free, seed) {
+                        assert_eq!(Slab::free_local(slab, index), Err(Misuse::DoubleFree));
+                    }
+                    if let Some(index) = pick(&pending, seed) {
+                        let again = Slab::publish_remote(slab, index.group(), index.mask());
+                        assert_eq!((again.doubles, again.push), (index.mask(), None));
+                    }
+                }
+            }
+            Slab::check(slab);
+            assert_eq!(Slab::used(slab), live.len() + pending.len());
+            assert_eq!(Slab::quiescent(slab), live.is_empty() && pending.is_empty());
+            assert_eq!(inbox.is_empty(), pending.is_empty());
+            let mut seen = BTreeSet::new();
+            Slab::live_objects(slab, |index| assert!(seen.insert(index)));
+            assert_eq!(seen, live);
+        }
+        inbox.take_all().for_each(drop);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn a_slab_agrees_with_the_model(
+        class in 0..SizeClass::COUNT,
+        steps in proptest::collection::vec(step(), 1..600),
+    ) {
+        let class = SizeClass::ALL[class];
+        against_model::<4096>(class, &steps);
+        against_model::<65536>(class, &steps[..steps.len().min(100)]);
+        if ClassTable::<512>::info(class).usable {
+            against_model::<512>(class, &steps);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! `cargo xtask`: one entry point for every chore of the workspace.
+//!
+//! - [`gate`]: what has to pass before a commit, as named and timed steps;
+//! - [`layers`]: holds the library's import ladder;
+//! - [`cross`]: builds and tests for targets that the host is not;
+//! - [`runner`]: runs a child process as a step.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cross;
+mod gate;
+mod layers;
+mod runner;
+
+/// The package that everything here is about.
+const LIBRARY: &str = "buddy-slab-allocator";
+
+/// The library's features that build on stable Rust.
+const STABLE_FEATURES: &str = "allocator-api2,lock_api,critical-section";
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Chores of the workspace")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Run the gate: every check, then the tests; stops at the first failure
+    Ci {
+        /// Add the longer checks: more property-test cases, sanitizers, provenance lints (wants a nightly toolchain)
+        #[arg(long)]
+        full: bool,
+    },
+    /// Check that the library's modules import only from the layers below them
+    Layers,
+    /// Build the library for bare-metal targets
+    Bare {
+        /// Target triples; a set that covers 32 and 64 bits and a target without compare-and-swap if none are named
+        targets: Vec<String>,
+    },
+    /// Run the tests of the library and the testkit as 32-bit x86 Linux programs
+    Test32,
+}
+
+fn main() -> ExitCode {
+    let root = &workspace_root();
+    let outcome = match Arguments::parse().chore {
+        Chore::Ci { full } => gate::run(root, full),
+        Chore::Layers => layers::check(root).map(|report| println!("{report}")),
+        Chore::Bare { targets } => cross::bare(
+            &mut runner::Runner::streaming(root),
+            &cross::or_default(targets),
+        ),
+        Chore::Test32 => cross::test32(&mut runner::Runner::streaming(root)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The directory of the workspace's `Cargo.toml`: asked of Cargo, since a binary may outlive the checkout it is from.
+fn workspace_root() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR");
+    let mut root = package.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    root.pop();
+    root
+}
+
+/// Where build output goes: as Cargo decides it, `CARGO_TARGET_DIR` first.
+fn target_directory(root: &Path) -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(directory) => root.join(directory),
+        None => root.join("target"),
+    }
+}
