@@ -18,8 +18,13 @@ use crate::{heap, report};
 /// Runs the demo; returns whether nothing of the index was left.
 ///
 /// # Errors
-/// No corpus, or standard output that cannot be written.
+/// No corpus, a region of another size than asked, or standard output that cannot be written.
 pub fn run(args: &DemoArgs) -> io::Result<bool> {
+    // The region was mapped before the command line could be parsed: see `boot`.
+    if u64::try_from(heap::region_len()) != Ok(u64::from(args.region_mib) << 20) {
+        let message = "--region-mib could not be read before the first allocation";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+    }
     let out = &mut io::stdout();
     let thread_count = args.thread_count();
     let limit_bytes = u64::from(args.corpus_mib) << 20;

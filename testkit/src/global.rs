@@ -34,12 +34,7 @@ impl<const PAGE_SIZE: usize> GlobalHeap<PAGE_SIZE> {
         unsafe { inner.init(region.bytes_mut(), cpu_count, FakeCpus::leaked(map)) }
             .expect("init refused the region");
         inner.set_misuse_handler(Some(misuse::fail));
-        Self {
-            inner,
-            regions: Mutex::new(vec![region]),
-            cpu_count,
-            map,
-        }
+        Self { inner, regions: Mutex::new(vec![region]), cpu_count, map }
     }
 
     /// The same on a platform of the caller's.
@@ -51,12 +46,7 @@ impl<const PAGE_SIZE: usize> GlobalHeap<PAGE_SIZE> {
         // SAFETY: the region is kept, untouched, until after the allocator's last use.
         unsafe { inner.init(region.bytes_mut(), cpu_count, os) }.expect("init refused the region");
         inner.set_misuse_handler(Some(misuse::fail));
-        Self {
-            inner,
-            regions: Mutex::new(vec![region]),
-            cpu_count,
-            map: PhysMap::Identity,
-        }
+        Self { inner, regions: Mutex::new(vec![region]), cpu_count, map: PhysMap::Identity }
     }
 
     /// The same heap with a misuse handler that records (see [`misuse::take`]) and returns.

@@ -14,6 +14,7 @@
 //!
 //! Nothing here runs on a target without `std`, and nothing here is fast: where a check can be
 //! plain or clever, it is plain.
+#![cfg(not(loom))]
 
 pub mod global;
 pub mod heap;

@@ -16,10 +16,7 @@ pub fn record(report: &MisuseReport) {
 
 /// A handler for tests that make legal calls only.
 pub fn fail(report: &MisuseReport) {
-    panic!(
-        "misuse reported for a legal call: {:?} at {:#x}",
-        report.kind, report.addr
-    );
+    panic!("misuse reported for a legal call: {:?} at {:#x}", report.kind, report.addr);
 }
 
 /// What was recorded on this thread since the last call.
@@ -34,20 +31,9 @@ pub fn take() -> Vec<(usize, Misuse)> {
 #[track_caller]
 pub fn expect_one(addr: usize, kinds: &[Misuse]) {
     let reports = take();
-    assert_eq!(
-        reports.len(),
-        1,
-        "one report was due for {addr:#x}, got {reports:x?}"
-    );
-    assert_eq!(
-        reports[0].0, addr,
-        "the report names another address: {reports:x?}"
-    );
-    assert!(
-        kinds.contains(&reports[0].1),
-        "expected one of {kinds:?}, got {:?}",
-        reports[0].1
-    );
+    assert_eq!(reports.len(), 1, "one report was due for {addr:#x}, got {reports:x?}");
+    assert_eq!(reports[0].0, addr, "the report names another address: {reports:x?}");
+    assert!(kinds.contains(&reports[0].1), "expected one of {kinds:?}, got {:?}", reports[0].1);
 }
 
 /// Fails if a report arrived.

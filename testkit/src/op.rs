@@ -6,17 +6,10 @@ use proptest::prelude::*;
 /// One step of a test. Indices of live things and of CPUs count modulo what there is, so that
 /// every sequence, also a shrunk one, means something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "the fields are the arguments of the calls the variants name"
-)]
+#[expect(missing_docs, reason = "the fields are the arguments of the calls the variants name")]
 pub enum Op {
     /// Allocates an object.
-    Alloc {
-        size: usize,
-        align: usize,
-        zeroed: bool,
-    },
+    Alloc { size: usize, align: usize, zeroed: bool },
     /// Frees the `nth` live object.
     Free { nth: usize },
     /// Frees the `nth` live object without telling its layout.

@@ -36,10 +36,7 @@ pub struct Oracle {
 impl Oracle {
     /// Nothing live, `sections` managed.
     pub fn new(sections: Vec<Range<usize>>) -> Self {
-        Self {
-            sections,
-            ..Self::default()
-        }
+        Self { sections, ..Self::default() }
     }
 
     /// The managed ranges have changed.
@@ -84,18 +81,10 @@ impl Oracle {
     /// - If the heap kept its word, `addr..addr + len` must be writable through exposed provenance.
     pub unsafe fn insert(&mut self, live: Live, align: usize) {
         let Live { addr, len, kind } = live;
-        let end = addr
-            .checked_add(len.max(1))
-            .expect("the range wraps around");
-        assert_eq!(
-            addr % align,
-            0,
-            "{kind:?} at {addr:#x} is not aligned to {align:#x}"
-        );
+        let end = addr.checked_add(len.max(1)).expect("the range wraps around");
+        assert_eq!(addr % align, 0, "{kind:?} at {addr:#x} is not aligned to {align:#x}");
         assert!(
-            self.sections
-                .iter()
-                .any(|s| s.start <= addr && end <= s.end),
+            self.sections.iter().any(|s| s.start <= addr && end <= s.end),
             "{kind:?} at {addr:#x}..{end:#x} is not inside one managed section"
         );
         if let Some((_, before)) = self.live.range(..end).next_back() {
@@ -126,10 +115,7 @@ impl Oracle {
     }
 
     fn remove(&mut self, addr: usize) -> Live {
-        let live = self
-            .live
-            .remove(&addr)
-            .expect("the index and the map agree");
+        let live = self.live.remove(&addr).expect("the index and the map agree");
         // SAFETY: it was live until now.
         unsafe { verify(live.addr, live.len, live.addr) };
         live
@@ -154,10 +140,7 @@ fn take_nth(list: &mut Vec<usize>, nth: usize) -> Option<usize> {
 
 /// The byte that belongs at `offset` in an allocation that began at `origin`.
 fn pattern(origin: usize, offset: usize) -> u8 {
-    let word = (origin / 8)
-        .wrapping_add(offset / 8)
-        .wrapping_mul(0x9E37_79B1)
-        .wrapping_add(0x5F);
+    let word = (origin / 8).wrapping_add(offset / 8).wrapping_mul(0x9E37_79B1).wrapping_add(0x5F);
     // The high part is the better mixed one.
     word.to_le_bytes()[2].wrapping_add((offset % 8) as u8) | 1
 }

@@ -76,10 +76,7 @@ pub static HIGH: FakeCpus = FakeCpus::new(PhysMap::High);
 impl FakeCpus {
     /// Fake CPUs over `map`.
     pub const fn new(map: PhysMap) -> Self {
-        Self {
-            map,
-            asked: AtomicUsize::new(0),
-        }
+        Self { map, asked: AtomicUsize::new(0) }
     }
 
     /// The same, for as long as an allocator wants it.
@@ -114,10 +111,7 @@ pub struct LyingCpus {
 impl LyingCpus {
     /// Indices around `cpu_count`, and absurd ones.
     pub const fn new(cpu_count: usize) -> Self {
-        Self {
-            turn: AtomicUsize::new(0),
-            honest_below: cpu_count,
-        }
+        Self { turn: AtomicUsize::new(0), honest_below: cpu_count }
     }
 }
 

@@ -56,22 +56,11 @@ impl Region {
         // SAFETY: the layout holds at least the guard, so it is not zero-sized.
         let block =
             NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
-        let region = Self {
-            block,
-            layout,
-            front,
-            len,
-        };
+        let region = Self { block, layout, front, len };
         // SAFETY: both guards lie inside the block: `front >= GUARD`, and `GUARD` bytes follow `len`.
         unsafe {
-            block
-                .as_ptr()
-                .add(front - GUARD)
-                .write_bytes(GUARD_BYTE, GUARD);
-            block
-                .as_ptr()
-                .add(front + len)
-                .write_bytes(GUARD_BYTE, GUARD);
+            block.as_ptr().add(front - GUARD).write_bytes(GUARD_BYTE, GUARD);
+            block.as_ptr().add(front + len).write_bytes(GUARD_BYTE, GUARD);
         }
         // SAFETY: `len` bytes from `front` on lie inside the block, and nobody else has them yet.
         unsafe { fill_with_noise(region.as_mut_ptr(), len, seed) };
@@ -121,14 +110,8 @@ impl Region {
                 std::slice::from_raw_parts(at.add(self.len), GUARD),
             )
         };
-        assert!(
-            before.iter().all(|&b| b == GUARD_BYTE),
-            "bytes before the region were written"
-        );
-        assert!(
-            after.iter().all(|&b| b == GUARD_BYTE),
-            "bytes after the region were written"
-        );
+        assert!(before.iter().all(|&b| b == GUARD_BYTE), "bytes before the region were written");
+        assert!(after.iter().all(|&b| b == GUARD_BYTE), "bytes after the region were written");
     }
 }
 
@@ -209,12 +192,7 @@ mod reservation {
             let map = map.cast::<u8>();
             let front = (map.addr() + page).next_multiple_of(align) - map.addr();
             let base = map.wrapping_add(front);
-            let made = Self {
-                map,
-                map_len,
-                base,
-                len,
-            };
+            let made = Self { map, map_len, base, len };
             // SAFETY: `front + len <= map_len - page`: inside the mapping made above, which is ours.
             let opened = unsafe {
                 libc::mprotect(base.cast(), len, libc::PROT_READ | libc::PROT_WRITE) == 0

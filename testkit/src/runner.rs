@@ -55,11 +55,7 @@ impl<'h, H: Heap> Runner<'h, H> {
     /// When the heap has broken its word.
     pub fn step(&mut self, op: &Op) {
         match *op {
-            Op::Alloc {
-                size,
-                align,
-                zeroed,
-            } => {
+            Op::Alloc { size, align, zeroed } => {
                 self.alloc(size, align, zeroed);
             }
             Op::Free { nth } => self.free(nth, false),
@@ -109,11 +105,7 @@ impl<'h, H: Heap> Runner<'h, H> {
     /// Allocates one object; whether there was one.
     pub fn alloc(&mut self, size: usize, align: usize, zeroed: bool) -> bool {
         let layout = Layout::from_size_align(size, align).expect("a layout of the strategy");
-        let got = if zeroed {
-            self.heap.alloc_zeroed(layout)
-        } else {
-            self.heap.alloc(layout)
-        };
+        let got = if zeroed { self.heap.alloc_zeroed(layout) } else { self.heap.alloc(layout) };
         let Some(ptr) = got else {
             self.refused += 1;
             return false;
@@ -121,10 +113,7 @@ impl<'h, H: Heap> Runner<'h, H> {
         if zeroed {
             // SAFETY: a fresh object of `size` bytes.
             let bytes = unsafe { std::slice::from_raw_parts(ptr.as_ptr(), size) };
-            assert!(
-                bytes.iter().all(|&b| b == 0),
-                "zeroed memory at {ptr:p} is not zero"
-            );
+            assert!(bytes.iter().all(|&b| b == 0), "zeroed memory at {ptr:p} is not zero");
         }
         self.note_object(ptr, layout);
         true
@@ -133,16 +122,9 @@ impl<'h, H: Heap> Runner<'h, H> {
     fn note_object(&mut self, ptr: NonNull<u8>, layout: Layout) {
         let usable = self.heap.usable_size(ptr);
         let len = usable.unwrap_or(layout.size());
-        assert!(
-            len >= layout.size(),
-            "usable size {len} is less than the layout's {layout:?}"
-        );
+        assert!(len >= layout.size(), "usable size {len} is less than the layout's {layout:?}");
         let addr = ptr.as_ptr().expose_provenance();
-        let live = Live {
-            addr,
-            len,
-            kind: Kind::Object(layout),
-        };
+        let live = Live { addr, len, kind: Kind::Object(layout) };
         // SAFETY: just handed out; the oracle checks where it lies before it writes.
         unsafe { self.oracle.insert(live, layout.align()) };
     }
@@ -176,9 +158,7 @@ impl<'h, H: Heap> Runner<'h, H> {
         let Some(live) = self.oracle.remove_object(nth) else {
             return;
         };
-        let Kind::Object(layout) = live.kind else {
-            unreachable!("objects only")
-        };
+        let Kind::Object(layout) = live.kind else { unreachable!("objects only") };
         let ptr = NonNull::new(with_exposed_provenance_mut(live.addr)).expect("not null");
         // SAFETY: live, with this layout; the old pointer is used again only if nothing came back.
         match unsafe { self.heap.realloc(ptr, layout, size) } {
@@ -220,16 +200,7 @@ impl<'h, H: Heap> Runner<'h, H> {
             );
         }
         // SAFETY: just handed out; the oracle checks where it lies before it writes.
-        unsafe {
-            self.oracle.insert(
-                Live {
-                    addr,
-                    len,
-                    kind: Kind::Pages(count),
-                },
-                align,
-            )
-        };
+        unsafe { self.oracle.insert(Live { addr, len, kind: Kind::Pages(count) }, align) };
     }
 
     fn free_pages(&mut self, nth: usize) {

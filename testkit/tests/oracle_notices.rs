@@ -1,4 +1,5 @@
 //! The kit itself: a good heap passes, and each way of lying is noticed.
+#![cfg(not(loom))]
 
 use std::alloc::Layout;
 use std::cell::Cell;
@@ -92,20 +93,9 @@ fn drive(lie: Lie) {
     let heap = Bump::new(lie);
     heap.region.as_mut_ptr().expose_provenance();
     let ops = [
-        Op::Alloc {
-            size: 100,
-            align: 8,
-            zeroed: false,
-        },
-        Op::Alloc {
-            size: 200,
-            align: 64,
-            zeroed: true,
-        },
-        Op::AllocPages {
-            count: 3,
-            align_shift: 1,
-        },
+        Op::Alloc { size: 100, align: 8, zeroed: false },
+        Op::Alloc { size: 200, align: 64, zeroed: true },
+        Op::AllocPages { count: 3, align_shift: 1 },
         Op::Realloc { nth: 0, size: 900 },
         Op::Free { nth: 1 },
         Op::FreePages { nth: 7 },

@@ -94,9 +94,9 @@ mod tests {
     use super::*;
     #[cfg(loom)]
     use loom::{sync::Arc, thread};
+    use std::vec::Vec;
     #[cfg(not(loom))]
     use std::{sync::Arc, thread};
-    use std::vec::Vec;
 
     struct Links {
         stack: DeferredStack,

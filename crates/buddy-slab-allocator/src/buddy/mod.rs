@@ -50,7 +50,8 @@ pub use crate::units::MAX_ORDER;
 #[cfg(not(loom))]
 pub(crate) use self::{
     core::{
-        MAX_NODES, PageCore, PageError, PageRef, PageRequest, RemovalError, RemovalToken, RunKind, Wait,
+        MAX_NODES, PageCore, PageError, PageRef, PageRequest, RemovalError, RemovalToken, RunKind,
+        Wait,
     },
-    section::{HeadWord, Kind, PhysFn, RegionSpec, Section},
+    section::{Kind, RegionSpec, Section},
 };

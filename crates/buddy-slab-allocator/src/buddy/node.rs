@@ -176,10 +176,10 @@ impl<T> Table<T> {
         while slot < sections.len() {
             let group = slot / GROUP;
             let end = ((group + 1) * GROUP).min(sections.len());
-            if groups[group] >= wanted {
-                if let Some(i) = sections[slot..end].iter().position(|&best| best >= wanted) {
-                    return Some(slot + i);
-                }
+            if groups[group] >= wanted
+                && let Some(i) = sections[slot..end].iter().position(|&best| best >= wanted)
+            {
+                return Some(slot + i);
             }
             slot = end;
         }

@@ -50,6 +50,7 @@ fn slot_size(size_bytes: usize, page_size: usize) -> Option<usize> {
 /// # Safety
 /// - `pfn` is a slot page of `section`, and the node's lock is held; no other reference to the
 ///   header is in use.
+#[expect(clippy::mut_from_ref, reason = "the node's lock makes the reference unique")]
 unsafe fn header<const PAGE_SIZE: usize>(
     section: &Section<PAGE_SIZE>,
     pfn: u32,

@@ -2,8 +2,8 @@
 
 use core::fmt;
 
-use super::core::{PageCore, PageError, PageRequest, Wait};
 use super::core::SlabMark;
+use super::core::{PageCore, PageError, PageRequest, Wait};
 use super::page_meta::PageFlags;
 use super::section::{Kind, PhysFn, RegionSpec};
 use crate::error::{AllocError, AllocResult};

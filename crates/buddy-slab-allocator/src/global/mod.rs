@@ -67,6 +67,10 @@ pub struct GlobalAllocator<const PAGE_SIZE: usize = 0x1000, P: Platform = OsPlat
     /// The misuse handler, as a pointer; null if there is none.
     misuse: AtomicPtr<()>,
     misuse_count: AtomicUsize,
+    /// How often a handler was diverted because it had interrupted the allocator.
+    reentries: AtomicUsize,
+    /// Whether the shared heaps' stock may need filling up.
+    stock_low: AtomicBool,
 }
 
 impl<const PAGE_SIZE: usize> GlobalAllocator<PAGE_SIZE> {
@@ -103,6 +107,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             gift: AtomicPtr::new(core::ptr::null_mut()),
             misuse: AtomicPtr::new(core::ptr::null_mut()),
             misuse_count: AtomicUsize::new(0),
+            reentries: AtomicUsize::new(0),
+            stock_low: AtomicBool::new(false),
         }
     }
 

@@ -6,6 +6,7 @@ use core::ptr::NonNull;
 
 use super::GlobalAllocator;
 use super::session::Session;
+use crate::buddy::PageError;
 use crate::error::{AllocError, AllocResult};
 use crate::percpu::{self, FaultLog, HeapTable};
 use crate::platform::Platform;
@@ -80,8 +81,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             Ok(object) => {
                 drop(session);
                 self.report_all(&faults);
+                self.restock();
                 Ok(object)
             }
+            // The lock is held by what this handler interrupted, as far as anybody can tell.
+            Err(PageError::Busy) => Err(AllocError::NoMemory),
             Err(_) => self.under_pressure(session, faults, Some(class), |session| {
                 let (local, env) = session.parts();
                 local.alloc(class).or_else(|| local.refill(class, &env).ok())

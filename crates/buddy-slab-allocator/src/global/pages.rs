@@ -227,6 +227,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             if let Some(page) = local.pages.pop(list, &env) {
                 // SAFETY: as above.
                 unsafe { hand_out(page, count, kind) };
+                drop(session);
+                self.restock();
                 return Ok(page);
             }
         }
@@ -262,8 +264,22 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             self.core.alloc(&request)
         };
         match attempt(&mut session) {
-            Ok(page) => Ok(page),
-            Err(error @ (PageError::Invalid | PageError::NotFound)) => Err(refusal(error)),
+            Ok(page) => {
+                drop(session);
+                self.restock();
+                Ok(page)
+            }
+            Err(_) if session.is_nested() && limit.is_none() && align_order == Order::ZERO => {
+                // The lock is held by what this handler interrupted.
+                let (local, env) = session.parts();
+                let page = local.pages.take_part(count, &env).ok_or(AllocError::NoMemory)?;
+                // SAFETY: just taken off the lists.
+                unsafe { hand_out(page, count, kind) };
+                Ok(page)
+            }
+            Err(error @ (PageError::Invalid | PageError::NotFound | PageError::Busy)) => {
+                Err(refusal(error))
+            }
             Err(error) if options.is_some_and(|options| !options.reclaim) => Err(refusal(error)),
             Err(_) => {
                 let faults = crate::percpu::FaultLog::new();

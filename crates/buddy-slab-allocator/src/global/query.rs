@@ -40,6 +40,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         self.core.allocated_pages().saturating_sub(self.cached_pages()) * PAGE_SIZE
     }
 
+    /// How many calls came from handlers that had interrupted the allocator on the same context.
+    pub fn reentry_count(&self) -> usize {
+        self.reentries.load(Ordering::Relaxed)
+    }
+
     /// Asserts the counting equations of every structure (`docs/invariants.md`). Nothing else may
     /// use the allocator meanwhile. Empty unless debug assertions are on.
     pub fn check_invariants(&self) {

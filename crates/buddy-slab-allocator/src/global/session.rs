@@ -18,6 +18,7 @@ use super::GlobalAllocator;
 use crate::buddy::Wait;
 use crate::percpu::{Env, Heap, Local};
 use crate::platform::{Access, ContextSlot, Platform};
+use crate::sync::atomic::Ordering;
 use crate::sync::{RawLock, spin_loop};
 
 /// How the heap of a session is held.
@@ -149,6 +150,10 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         wait: Wait,
         divert: bool,
     ) -> Option<Session<'a, PAGE_SIZE, P>> {
+        if matches!(wait, Wait::Try) {
+            self.reentries.fetch_add(1, Ordering::Relaxed);
+            self.stock_low.store(true, Ordering::Relaxed);
+        }
         if divert {
             let (rounds, any) = match wait {
                 Wait::Bounded(rounds) => (rounds, P::ACCESS == Access::Locked),
@@ -175,12 +180,39 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 
     /// Runs `f` with the context announced but no heap lock held, for work on the shared lists.
     pub(crate) fn announced<R>(&self, f: impl FnOnce(Wait) -> R) -> R {
-        match self.enter_own() {
+        match self.enter() {
             Some(mut session) => {
                 session.suspend();
                 f(session.wait)
             }
-            None => f(Wait::Bounded(P::PATIENCE)),
+            None => f(Wait::Try),
+        }
+    }
+
+    /// Fills up what handlers are served from, if one was here since the last time. Called where
+    /// ordinary code ends a slow path, with nothing held.
+    #[inline]
+    pub(crate) fn restock(&self) {
+        if self.stock_low.load(Ordering::Relaxed) {
+            self.restock_slow();
+        }
+    }
+
+    #[cold]
+    fn restock_slow(&self) {
+        let Some(mut session) = self.enter_own() else { return };
+        session.suspend();
+        if !self.stock_low.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        for heap in (0..self.heaps.shared_count()).filter_map(|index| self.heaps.shared(index)) {
+            if heap.lock.try_lock() {
+                // SAFETY: its lock was just taken, and is given back here.
+                unsafe {
+                    heap.local().pages.stock(&self.env_of(heap, session.wait));
+                    heap.lock.unlock();
+                }
+            }
         }
     }
 }

@@ -43,6 +43,9 @@ const fn order_of(list: usize, page_size: usize) -> Option<u32> {
     }
 }
 
+/// How many blocks of each list a shared heap has in stock for handlers.
+const STOCK: [usize; LISTS] = [16, 8, 8, 8, 1];
+
 #[derive(Clone, Copy)]
 struct PageList {
     /// Address of the block on top; 0 when empty (the page at address 0 is never handed out).
@@ -53,6 +56,8 @@ struct PageList {
 /// The page lists of one heap.
 pub(crate) struct PageLists<const PAGE_SIZE: usize> {
     lists: [PageList; LISTS],
+    /// What is left of a block that was cut for a request of another size: address and pages.
+    remnant: PageList,
 }
 
 /// A list of [`PageLists`], which keeps blocks of one order.
@@ -61,7 +66,8 @@ pub(crate) struct ListIndex(u8);
 
 impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
     pub(crate) const fn new() -> Self {
-        Self { lists: [PageList { top: 0, count: 0 }; LISTS] }
+        let none = PageList { top: 0, count: 0 };
+        Self { lists: [none; LISTS], remnant: none }
     }
 
     /// The list that serves blocks of exactly `count` pages, if one does.
@@ -148,10 +154,14 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
         list: ListIndex,
         env: &Env<'_, PAGE_SIZE, L>,
     ) {
-        let order = Self::order(list);
         // A small heap is not emptied into one CPU's list.
-        let fair = env.core.free_pages() / (16 * order.pages());
-        let batch = BATCH[usize::from(list.0)].min(fair).max(1);
+        let fair = env.core.free_pages() / (16 * Self::order(list).pages());
+        self.fetch(list, BATCH[usize::from(list.0)].min(fair).max(1), env);
+    }
+
+    /// Fetches up to `batch` blocks (at most one batch).
+    fn fetch<L: RawLock>(&mut self, list: ListIndex, batch: usize, env: &Env<'_, PAGE_SIZE, L>) {
+        let order = Self::order(list);
         let mut taken: [Option<PageRef<'_, PAGE_SIZE>>; BATCH[0]] = [None; BATCH[0]];
         let mut count = 0;
         env.core.alloc_batch(order, env.node, batch, env.wait, env.use_reserve, &mut |page| {
@@ -188,8 +198,95 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
         }
     }
 
+    /// Fills up the stock from which handlers are served that interrupted the holder of the
+    /// node's lock. At most a sixteenth of what is free.
+    pub(crate) fn stock<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
+        let mut budget = env.core.free_pages() / 16;
+        for (index, target) in STOCK.into_iter().enumerate() {
+            let list = ListIndex(index as u8);
+            if order_of(index, PAGE_SIZE).is_none() {
+                continue;
+            }
+            let pages = Self::order(list).pages();
+            let missing = target.saturating_sub(self.lists[index].count).min(budget / pages);
+            if missing != 0 {
+                self.fetch(list, missing, env);
+                budget -= missing * pages;
+            }
+        }
+    }
+
+    /// Takes exactly `count` pages out of what is at hand, whatever the size of the blocks: from
+    /// the remnant of the last block that was cut, from what handlers freed, or from the smallest
+    /// kept block that has as many. Takes no lock.
+    #[cold]
+    pub(crate) fn take_part<'a, L: RawLock>(
+        &mut self,
+        count: usize,
+        env: &Env<'a, PAGE_SIZE, L>,
+    ) -> Option<PageRef<'a, PAGE_SIZE>> {
+        if self.remnant.count < count {
+            if let Some(block) = env.core.take_deferred(count) {
+                return Some(block);
+            }
+            let fits = |list: &ListIndex| {
+                let kept = &self.lists[usize::from(list.0)];
+                kept.count != 0 && Self::order(*list).pages() >= count
+            };
+            let list = (0..LISTS as u8).map(ListIndex).find(fits)?;
+            let block = self.pop(list, env)?;
+            self.defer_remnant(env);
+            self.keep_remnant(block, Self::order(list).pages(), env);
+        }
+        let block = env.core.lookup(self.remnant.top)?;
+        let rest = self.remnant.count - count;
+        self.forget_remnant(env);
+        if rest != 0 {
+            // SAFETY: the remnant is owned, and smaller than 4 MiB.
+            let rest_block = unsafe { block.split_owned(count, rest)? };
+            self.keep_remnant(rest_block, rest, env);
+        }
+        // SAFETY: owned, and now of this size.
+        unsafe { block.shorten_owned(count) };
+        Some(block)
+    }
+
+    fn keep_remnant<L: RawLock>(
+        &mut self,
+        block: PageRef<'_, PAGE_SIZE>,
+        count: usize,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) {
+        // SAFETY: owned; of this kind a block has its exact count in its metadata.
+        unsafe {
+            block.set_kind(Kind::Handle);
+            block.shorten_owned(count);
+        }
+        self.remnant = PageList { top: block.addr(), count };
+        let kept = env.cached_pages.load(Ordering::Relaxed);
+        env.cached_pages.store(kept + count, Ordering::Relaxed);
+    }
+
+    fn forget_remnant<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
+        let kept = env.cached_pages.load(Ordering::Relaxed);
+        env.cached_pages.store(kept - self.remnant.count, Ordering::Relaxed);
+        self.remnant = PageList { top: 0, count: 0 };
+    }
+
+    fn defer_remnant<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
+        let PageList { top, count } = self.remnant;
+        self.forget_remnant(env);
+        if count != 0
+            && let Some(block) = env.core.lookup(top)
+        {
+            // SAFETY: the remnant was owned, of this count.
+            unsafe { env.core.push_deferred(block, count) };
+        }
+    }
+
     /// Gives everything back. O(pages kept).
     pub(crate) fn drain<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
+        self.defer_remnant(env);
         for list in 0..LISTS as u8 {
             let count = self.lists[usize::from(list)].count;
             if count != 0 {
@@ -210,7 +307,7 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
 
     /// I: a list's count is the length of its chain, every block on it is `Cached`.
     pub(crate) fn check<L: RawLock>(&self, env: &Env<'_, PAGE_SIZE, L>) {
-        let mut pages = 0;
+        let mut pages = self.remnant.count;
         for list in 0..LISTS as u8 {
             let mut at = self.lists[usize::from(list)].top;
             let mut length = 0;

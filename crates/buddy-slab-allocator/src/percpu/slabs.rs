@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use super::local::LOOSE;
-use super::{Env, Local, PageLists};
+use super::{Env, Local};
 use crate::buddy::{Kind, PageError, PageRef, Section};
 use crate::slab::{ClassTable, Inbox, SizeClass, Slab, SlabPlace};
 use crate::sync::RawLock;
@@ -34,21 +34,12 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             }
             pages = (pages / 2).max(min_pages);
         }
-        // The lists are locked (or their descriptors exhausted): what this heap keeps may do.
-        for count in [1, 2, 4, 8] {
-            if count * PAGE_SIZE <= info.size as usize {
-                continue;
-            }
-            if let Some(list) = PageLists::<PAGE_SIZE>::list_for(count)
-                && let Some(page) = self.pages.pop(list, env)
-            {
-                match self.format(class, page, count, false, env) {
-                    Ok(slab) => return Ok(slab),
-                    Err(why) => error = why,
-                }
-            }
-        }
-        Err(error)
+        // The lists are locked, or there is nothing on them: what this heap keeps may do, for a
+        // small slab whose descriptor lies in its own pages.
+        let offset = Self::in_band_offset(class);
+        let count = (offset + info.size as usize).div_ceil(PAGE_SIZE);
+        let page = self.pages.take_part(count, env).ok_or(error)?;
+        self.format(class, page, count, false, env)
     }
 
     /// Cuts `count` pages into a slab. The descriptor goes into a slot of the same section, or,
@@ -61,19 +52,17 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         out_of_band: bool,
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> Result<NonNull<Slab>, PageError> {
-        let info = ClassTable::<PAGE_SIZE>::info(class);
         let bytes = count * PAGE_SIZE;
-        let descriptor_bytes = usize::from(info.descriptor_bytes);
+        let descriptor_bytes = usize::from(ClassTable::<PAGE_SIZE>::info(class).descriptor_bytes);
         let slot = if out_of_band {
             env.core.alloc_slot(page.section(), descriptor_bytes, env.wait).ok()
         } else {
             None
         };
         let start = page.ptr();
-        let align = (1usize << class.size().trailing_zeros()).min(PAGE_SIZE);
         let (at, offset) = match slot {
             Some(slot) => (slot, 0),
-            None => (start, descriptor_bytes.next_multiple_of(align)),
+            None => (start, Self::in_band_offset(class)),
         };
         let place = SlabPlace {
             section: core::ptr::from_ref(page.section()).cast_mut().cast(),
@@ -107,6 +96,13 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         counts.pages += count;
         counts.objects += objects;
         Ok(slab)
+    }
+
+    /// Where the objects begin behind a descriptor that lies in the slab's own pages. It has room
+    /// for any number of objects, since such a slab may be larger than the preferred one.
+    fn in_band_offset(class: SizeClass) -> usize {
+        let align = (1usize << class.size().trailing_zeros()).min(PAGE_SIZE);
+        Slab::descriptor_bytes(PAGE_SIZE).next_multiple_of(align)
     }
 
     fn give_pages_back<L: RawLock>(

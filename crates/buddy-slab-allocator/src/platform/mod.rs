@@ -60,8 +60,8 @@ pub unsafe trait Platform: Sync + 'static {
     const ACCESS: Access;
 
     /// How often a lock is tried where waiting could be waiting for oneself. Each attempt is a
-    /// few cycles; the default is in the order of a tenth of a second.
-    const PATIENCE: u32 = 1 << 22;
+    /// few cycles up to a hundred; the default is tens of milliseconds.
+    const PATIENCE: u32 = 1 << 20;
 
     /// How many shared heaps serve early boot, unknown CPUs and re-entering handlers.
     const SHARED_HEAPS: usize = 2;

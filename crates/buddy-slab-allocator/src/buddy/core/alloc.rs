@@ -19,8 +19,8 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// node's at a time.
     ///
     /// # Errors
-    /// [`PageError::Exhausted`]; [`PageError::Busy`] if a lock that `wait` could not get may hide
-    /// what was asked for; [`PageError::Invalid`] for a count of 0 or above 2^20, and for a limit
+    /// [`PageError::Exhausted`]; [`PageError::Busy`] if a lock that `wait` could not get, or a
+    /// deferred free that another caller is bringing home, may hide what was asked for; [`PageError::Invalid`] for a count of 0 or above 2^20, and for a limit
     /// where no section knows physical addresses.
     pub(crate) fn alloc(
         &self,
@@ -53,14 +53,11 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         if !request.limit.is_none() && !self.knows_phys() {
             return Err(PageError::Invalid);
         }
-        Err(if busy || !self.deferred.is_empty() { PageError::Busy } else { PageError::Exhausted })
+        Err(if busy || self.deferred.pages() != 0 { PageError::Busy } else { PageError::Exhausted })
     }
 
     /// The nodes, nearest to `preferred` first; of two at the same distance, the lower.
-    fn by_distance(
-        &self,
-        preferred: NodeId,
-    ) -> impl Iterator<Item = &Node<Section<PAGE_SIZE>, L>> {
+    fn by_distance(&self, preferred: NodeId) -> impl Iterator<Item = &Node<Section<PAGE_SIZE>, L>> {
         let preferred = preferred.index() & (MAX_NODES - 1);
         (0..MAX_NODES).flat_map(move |distance| {
             let lower = preferred.checked_sub(distance);
@@ -142,9 +139,8 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             && request.align_order <= order
             && zone.reach(request.limit) == ZoneReach::All;
         // SAFETY: the section's node lock is held.
-        let taken = unsafe {
-            if plain { section.alloc_order(zone, order, request.kind) } else { None }
-        };
+        let taken =
+            unsafe { if plain { section.alloc_order(zone, order, request.kind) } else { None } };
         let taken = taken.or_else(|| {
             let take = TakeRequest {
                 count: request.count,
@@ -160,7 +156,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         Some(PageRef::new(section, taken.pfn, taken.clean))
     }
 
-    /// Up to `max` blocks of one order under one lock hold, for a CPU's page list: they are
+    /// Up to `max` blocks of one order, naturally aligned, under one lock hold, for a CPU's page list: they are
     /// [`Kind::Cached`]. They come from the highest zone of the nearest node that has any.
     /// Returns how many `sink` was given.
     ///
@@ -180,6 +176,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             self.drain_deferred(wait);
         }
         let request = PageRequest {
+            align_order: order,
             wait,
             use_reserve,
             ..PageRequest::new(order.pages(), Kind::Cached)

@@ -36,7 +36,11 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                 // SAFETY: the node's lock is held, and nothing else runs.
                 unsafe { section.check_invariants() };
                 assert_eq!(section.node(), NodeId::new(index as u8), "P1: in its own node");
-                assert_eq!(section.links().slot.load(Ordering::Relaxed), slot, "P1: knows its slot");
+                assert_eq!(
+                    section.links().slot.load(Ordering::Relaxed),
+                    slot,
+                    "P1: knows its slot"
+                );
                 assert!(!section.links().isolated.load(Ordering::Relaxed), "P1: not withdrawn");
                 assert!(last_id < Some(id_of(section)), "N1: slots follow the order of adding");
                 last_id = Some(id_of(section));

@@ -6,7 +6,6 @@
 //!   them knows how many)
 //! - managed bytes = total × page size
 
-use super::super::section::Section;
 use super::super::standalone::ManagedSection;
 use super::region::managed;
 use super::{PageCore, Watermarks};
@@ -67,11 +66,6 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                 total_pages: managed(section),
             }
         })
-    }
-
-    /// Calls `visit` with every section in the order of adding; no lock is held.
-    pub(crate) fn for_each_section(&self, visit: &mut dyn FnMut(&Section<PAGE_SIZE>)) {
-        self.sections().for_each(visit);
     }
 
     /// Free pages on a zone's lists.

@@ -104,6 +104,10 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     pub(crate) unsafe fn push_deferred(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
         // SAFETY: the block is the caller's.
         unsafe { page.set_kind(Kind::Deferred) };
+        if !is_single(page) {
+            // A block that a page list kept has a link where its count goes.
+            page.meta().set_prev(count as u32);
+        }
         let Some(token) = NonZeroUsize::new(page.addr()) else {
             debug_assert!(false, "P6: the page at address 0 is never handed out");
             return;
@@ -116,6 +120,52 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         });
     }
 
+    /// Takes `count` pages out of the deferred blocks, for a context that can take no lock. It owns
+    /// them, as if it had claimed them; what is left of their block is deferred again.
+    ///
+    /// Lock-free; O(blocks deferred).
+    pub(crate) fn take_deferred(&self, count: usize) -> Option<PageRef<'_, PAGE_SIZE>> {
+        // Only these are certain to have valid metadata for every page.
+        let limit = (4usize << 20) / PAGE_SIZE;
+        let mut found = None;
+        let mut next = self.deferred.take_all();
+        while let Some(token) = next {
+            let (page, held, below) = self.taken(token)?;
+            next = below;
+            // SAFETY: whoever takes the chain owns its blocks: each is kept or deferred again.
+            unsafe {
+                if found.is_none() && held >= count && held < limit {
+                    if held > count
+                        && let Some(rest) = page.split_owned(count, held - count)
+                    {
+                        self.push_deferred(rest, held - count);
+                    }
+                    page.shorten_owned(count);
+                    found = Some(page);
+                } else {
+                    self.push_deferred(page, held);
+                }
+            }
+            self.deferred.settled(held);
+        }
+        found
+    }
+
+    /// A block of a taken chain: itself, its pages, and the next one.
+    fn taken(
+        &self,
+        token: NonZeroUsize,
+    ) -> Option<(PageRef<'_, PAGE_SIZE>, usize, Option<NonZeroUsize>)> {
+        let Some(page) = self.lookup(token.get()) else {
+            debug_assert!(false, "P7: a deferred block's section stays");
+            return None;
+        };
+        let count = if is_single(page) { 1 } else { page.count() };
+        let linked = link_page(page);
+        let link = u64::from(linked.prev()) | u64::from(linked.next()) << 32;
+        Some((page, count, NonZeroUsize::new((link as usize).wrapping_mul(PAGE_SIZE))))
+    }
+
     /// Frees what was deferred, as far as `wait` lets it; returns the number of pages.
     ///
     /// Must be called with no lock held.
@@ -123,14 +173,8 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         let mut freed = 0;
         let mut next = self.deferred.take_all();
         while let Some(token) = next {
-            let Some(page) = self.lookup(token.get()) else {
-                debug_assert!(false, "P7: a deferred block's section stays");
-                return freed;
-            };
-            let count = if is_single(page) { 1 } else { page.count() };
-            let linked = link_page(page);
-            let link = u64::from(linked.prev()) | u64::from(linked.next()) << 32;
-            next = NonZeroUsize::new((link as usize).wrapping_mul(PAGE_SIZE));
+            let Some((page, count, below)) = self.taken(token) else { return freed };
+            next = below;
             // SAFETY: whoever takes the chain owns its blocks.
             if unsafe { self.free_block(page, count, wait) }.is_ok() {
                 freed += count;

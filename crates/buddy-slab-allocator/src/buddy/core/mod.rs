@@ -42,8 +42,8 @@ use crate::units::{NodeId, Zone};
 pub(super) use self::claim::SlabMark;
 pub(crate) use self::page::PageRef;
 pub(crate) use self::removal::{RemovalError, RemovalToken};
-pub(crate) use self::runs::RunKind;
 pub(crate) use self::request::{PageError, PageRequest, Wait};
+pub(crate) use self::runs::RunKind;
 use super::node::Watermarks;
 
 /// NUMA nodes that a core distinguishes.

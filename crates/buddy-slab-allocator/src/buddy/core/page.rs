@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 use super::super::page_meta::PageFlags;
 use super::super::section::{HeadWord, Kind, Page, Section};
-use crate::units::Pfn;
+use crate::units::{Order, Pfn};
 
 /// A page whose metadata is valid: looked up by address, or the head of an owned block.
 ///
@@ -29,7 +29,11 @@ impl<const PAGE_SIZE: usize> Copy for PageRef<'_, PAGE_SIZE> {}
 impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
     // INVARIANT: callers pass a page of which `section.page(pfn)` was `Some`, or an owned head.
     #[inline]
-    pub(in crate::buddy) fn new(section: &'a Section<PAGE_SIZE>, pfn: Pfn, known_zero: bool) -> Self {
+    pub(in crate::buddy) fn new(
+        section: &'a Section<PAGE_SIZE>,
+        pfn: Pfn,
+        known_zero: bool,
+    ) -> Self {
         Self { section, pfn, known_zero }
     }
 
@@ -88,21 +92,6 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         self.meta().prev() as usize
     }
 
-    /// The word that an allocated block lends to the layer above.
-    #[inline]
-    pub(crate) fn user_word(self) -> u32 {
-        self.meta().next()
-    }
-
-    /// Sets the [`user_word`](Self::user_word). It is lost when the block is freed.
-    ///
-    /// # Safety
-    /// - The caller owns the block that this page heads, and it is not a slab.
-    #[inline]
-    pub(crate) unsafe fn set_user_word(self, word: u32) {
-        self.meta().set_next(word);
-    }
-
     /// Makes the block another kind of allocated block.
     ///
     /// # Safety
@@ -112,6 +101,34 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
     pub(crate) unsafe fn set_kind(self, kind: Kind) {
         let meta = self.meta();
         meta.set_head(meta.head().with_kind(kind));
+    }
+
+    /// Makes the part of an owned block that begins `at` pages into it a block of its own, of
+    /// `count` pages and the same kind.
+    ///
+    /// # Safety
+    /// - The caller owns the block that this page heads, which is smaller than 4 MiB, and all of
+    ///   the part lies in it.
+    pub(crate) unsafe fn split_owned(self, at: usize, count: usize) -> Option<Self> {
+        let order = Order::for_pages(count)?;
+        let pfn = Pfn::from_index(self.pfn.index().checked_add(at)?)?;
+        // INVARIANT: a block smaller than 4 MiB lies in a carved one: all its metadata is valid.
+        let part = Self { section: self.section, pfn, known_zero: false };
+        part.meta().set_head(self.head().with_order(order));
+        part.meta().set_prev(count as u32);
+        Some(part)
+    }
+
+    /// Records that an owned block has only `count` pages left.
+    ///
+    /// # Safety
+    /// - The caller owns the block that this page heads, and has made the rest of it other
+    ///   blocks; `count` is not 0.
+    pub(crate) unsafe fn shorten_owned(self, count: usize) {
+        if let Some(order) = Order::for_pages(count) {
+            self.meta().set_head(self.head().with_order(order));
+        }
+        self.meta().set_prev(count as u32);
     }
 
     /// Sets the published flags of a page.

@@ -135,7 +135,8 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
 
     fn overlaps(&self, topology: &Topology<PAGE_SIZE>, first: usize, last: usize) -> bool {
         let meets = |other: Option<(usize, usize)>| {
-            other.is_some_and(|(other_first, other_last)| first <= other_last && other_first <= last)
+            other
+                .is_some_and(|(other_first, other_last)| first <= other_last && other_first <= last)
         };
         let of = |section: &Section<PAGE_SIZE>| {
             let (base, size_bytes) = section.region();
@@ -224,9 +225,11 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             // SAFETY: the node's lock is held.
             let table = unsafe { node.table() };
             let mut slot = table.len();
-            // SAFETY: sections in the table are alive.
             while slot > 0
-                && table.get(slot - 1).is_some_and(|s| unsafe { id_of(s.as_ref()) } > id)
+                && table.get(slot - 1).is_some_and(|before| {
+                    // SAFETY: sections in the table are alive.
+                    id_of(unsafe { before.as_ref() }) > id
+                })
             {
                 slot -= 1;
             }

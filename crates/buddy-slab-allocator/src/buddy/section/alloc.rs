@@ -37,20 +37,35 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// - The node's lock is held, or the section is not visible yet.
     #[inline]
     pub(crate) unsafe fn alloc_order(&self, zone: Zone, order: Order, kind: Kind) -> Option<Taken> {
-        let lists = self.lists(zone);
-        let from = lists.smallest_from(order)?;
         // SAFETY: lock held; a block on a list has metadata.
         unsafe {
-            let pfn = self.pop_block(zone, from)?;
+            // Looked for on its own list first: that needs no look at the other orders.
+            let (pfn, clean) = match self.pop_block(zone, order) {
+                Some(pfn) => (pfn, self.page_unchecked(pfn).head().is_clean()),
+                None => self.pop_split(zone, order)?,
+            };
+            sub(&self.lists(zone).free_pages, order.pages());
             let page = self.page_unchecked(pfn);
-            let clean = page.head().is_clean();
-            if from != order {
-                self.split(pfn, from, order, zone, clean);
-            }
-            sub(&lists.free_pages, order.pages());
             page.set_prev(order.pages() as u32);
             page.set_head(HeadWord::allocated(order, kind, zone, clean));
             Some(Taken { pfn, clean })
+        }
+    }
+
+    /// Takes the lowest part of the smallest block that is larger than `order`; tells whether it
+    /// is clean.
+    ///
+    /// # Safety
+    /// - Lock held.
+    #[inline(never)]
+    unsafe fn pop_split(&self, zone: Zone, order: Order) -> Option<(Pfn, bool)> {
+        let from = self.lists(zone).smallest_from(order)?;
+        // SAFETY: lock held; a block on a list has metadata.
+        unsafe {
+            let pfn = self.pop_block(zone, from)?;
+            let clean = self.page_unchecked(pfn).head().is_clean();
+            self.split(pfn, from, order, zone, clean);
+            Some((pfn, clean))
         }
     }
 
@@ -58,7 +73,6 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     ///
     /// # Safety
     /// - Lock held; the block is free and on no list.
-    #[inline(never)]
     unsafe fn split(&self, pfn: Pfn, from: Order, to: Order, zone: Zone, clean: bool) {
         let mut order = from;
         // SAFETY: lock held; upper halves lie in the block.

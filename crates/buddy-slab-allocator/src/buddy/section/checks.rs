@@ -16,6 +16,8 @@ use super::Section;
 #[cfg(any(test, debug_assertions))]
 use super::carve::CarveState;
 #[cfg(any(test, debug_assertions))]
+use super::head::Kind;
+#[cfg(any(test, debug_assertions))]
 use crate::units::{MAX_ORDER, Order, Pfn, Zone};
 
 /// Free blocks by zone and order.
@@ -130,11 +132,14 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                     reserved += 1;
                     1
                 } else {
-                    // A deferred single page has a link where its count was.
-                    let deferred = word.kind() == Kind::Deferred && word.order_byte() == 0;
-                    let count = if deferred { 1 } else { page.prev() as usize };
+                    // Links stand where the count was in a block on a CPU's page list, which is
+                    // whole, and in a deferred single page.
+                    let linked = word.kind() == Kind::Cached
+                        || word.kind() == Kind::Deferred && word.order_byte() == 0;
+                    let whole = word.order().map_or(0, Order::pages);
+                    let count = if linked { whole } else { page.prev() as usize };
                     let order = Order::for_pages(count).unwrap_or(Order::MAX);
-                    assert_eq!(word.order(), Some(order), "S5: {pfn:?}: order and exact count");
+                    assert_eq!(word.order(), Some(order), "S5: {pfn:?}: order and exact count: {word:?}");
                     count
                 }
             };

@@ -10,7 +10,6 @@ use core::ptr::{self, NonNull};
 
 use super::super::links::SectionLinks;
 use super::head::{HeadWord, ZONE_NONE};
-use super::layout::Plan;
 use super::lists::{ZoneLists, add};
 use super::{Phys, PhysFn, Section};
 use crate::error::AllocError;
@@ -43,7 +42,6 @@ struct Whole {
 /// Walks the carve blocks downwards, so that low addresses end at the front of the lists.
 struct Builder<'a, const PAGE_SIZE: usize, I> {
     section: &'a Section<PAGE_SIZE>,
-    plan: Plan,
     spec: &'a RegionSpec<'a>,
     /// Reserved ranges, those of the metadata included, as pages.
     reserved: I,
@@ -106,7 +104,6 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         let own = (plan.header, plan.meta_end - plan.header);
         let mut builder = Builder {
             section,
-            plan,
             spec,
             reserved: reserved
                 .chain(iter::once(own))

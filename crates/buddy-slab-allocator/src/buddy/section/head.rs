@@ -57,7 +57,7 @@ const CLEAN: u32 = 1 << (PAD + 6);
 const SPANS: u32 = 1 << (PAD + 7);
 
 /// `order` of a page that starts no block.
-pub(crate) const TAIL: u8 = 0xFF;
+const TAIL: u8 = 0xFF;
 /// Zone field of a page that is not managed.
 pub(super) const ZONE_NONE: u32 = 3;
 
@@ -100,14 +100,8 @@ impl HeadWord {
     }
 
     /// The word as a number.
-    pub(crate) const fn raw(self) -> u32 {
+    pub(super) const fn raw(self) -> u32 {
         self.0
-    }
-
-    /// The word from its number.
-    #[inline]
-    pub(crate) const fn from_raw(raw: u32) -> Self {
-        Self(raw)
     }
 
     /// The byte `flags`.

@@ -25,7 +25,9 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// - Lock held.
     #[cold]
     pub(super) unsafe fn alloc_joined(&self, zone: Zone, request: &TakeRequest) -> Option<Taken> {
-        if request.count > self.free_pages(zone) {
+        // A pair is a buddy pair or nothing: users rely on two odd neighbours not serving it.
+        let pair = request.count == 2 && request.align_order == Order::ZERO;
+        if pair || request.count > self.free_pages(zone) {
             return None;
         }
         let largest = self.max_free_order(zone)?;

@@ -99,10 +99,14 @@ impl ZoneLists {
     /// - Lock held; `metas` is the section's; `pfn` has metadata and is on no list.
     #[inline]
     unsafe fn push(&self, metas: *mut PageMeta, pfn: Pfn, order: Order) {
-        // SAFETY: the lock's holder is the only one who touches the heads; the rest is passed on.
-        unsafe { free_list_push(metas, &mut *self.heads.get(), pfn.get(), order.index()) };
+        // SAFETY: the lock's holder is the only one who touches the heads.
+        let heads = unsafe { &mut *self.heads.get() };
+        if heads[order.index()] == PFN_NONE {
+            self.nonempty.store(self.mask() | 1 << order.get(), Ordering::Relaxed);
+        }
+        // SAFETY: passed on.
+        unsafe { free_list_push(metas, heads, pfn.get(), order.index()) };
         self.count(order, 1);
-        self.nonempty.store(self.mask() | 1 << order.get(), Ordering::Relaxed);
     }
 
     /// # Safety

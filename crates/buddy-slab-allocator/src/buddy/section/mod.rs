@@ -30,12 +30,12 @@ mod limit;
 mod lists;
 mod slab_marks;
 mod take;
-#[cfg(test)]
+#[cfg(all(test, unix, target_pointer_width = "64"))]
 mod tests;
 
 pub(crate) use alloc::{TakeRequest, Taken};
 pub(crate) use create::RegionSpec;
-pub(crate) use head::{HeadWord, Kind, Page, TAIL};
+pub(crate) use head::{HeadWord, Kind, Page};
 
 use core::ptr::NonNull;
 
@@ -138,7 +138,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     }
 
     /// Pages from the first to the last, reserved ones included.
-    #[inline]
+    #[cfg(test)]
     pub(crate) fn page_span(&self) -> usize {
         self.pages
     }

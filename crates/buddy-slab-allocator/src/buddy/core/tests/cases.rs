@@ -181,9 +181,14 @@ fn ordinary_requests_spare_low_memory_and_limits_take_the_highest_zone() {
     high.add_to(&core, 0, Some(&high_phys)).unwrap();
     core.check_invariants();
     let phys = move |addr: usize| {
-        if (low_base..low_base + (12 << 20)).contains(&addr) { low_phys(addr) } else { high_phys(addr) }
+        if (low_base..low_base + (12 << 20)).contains(&addr) {
+            low_phys(addr)
+        } else {
+            high_phys(addr)
+        }
     };
-    let zone = |request: &PageRequest<'_>| core.alloc(request).map(|page| page.head().zone().unwrap());
+    let zone =
+        |request: &PageRequest<'_>| core.alloc(request).map(|page| page.head().zone().unwrap());
     assert_eq!(zone(&one()), Ok(Zone::Normal));
     let below = |end: u64| PageRequest { limit: PhysLimit::below(end), phys: Some(&phys), ..one() };
     assert_eq!(zone(&below(4 << 30)), Ok(Zone::Dma32));
@@ -284,7 +289,10 @@ fn removal_waits_for_the_last_page_and_cancelling_restores_the_order() {
     assert_eq!(core.section_count(), 3);
     assert_eq!(core.section(2).unwrap().start, starts[3]);
     assert!(core.lookup_section(starts[2]).is_none());
-    assert_eq!(core.alloc_at(starts[2], 1, Kind::Pages, Wait::Spin).unwrap_err(), PageError::NotFound);
+    assert_eq!(
+        core.alloc_at(starts[2], 1, Kind::Pages, Wait::Spin).unwrap_err(),
+        PageError::NotFound
+    );
     // Still not anybody else's.
     assert_eq!(regions[2].add_to(&core, 0, None).unwrap_err(), AllocError::MemoryOverlap);
     drop(token);
@@ -335,7 +343,8 @@ fn slots_are_distinct_and_their_pages_come_back() {
     slots.remove(7);
     for (i, (slot, ..)) in slots.iter().enumerate() {
         // SAFETY: ours.
-        unsafe { core.free_slot(section, *slot, Wait::Spin) }.unwrap_or_else(|e| panic!("{i} {e:?}"));
+        unsafe { core.free_slot(section, *slot, Wait::Spin) }
+            .unwrap_or_else(|e| panic!("{i} {e:?}"));
     }
     assert_eq!(core.allocated_pages(), 0);
     core.check_invariants();
@@ -413,10 +422,7 @@ fn reserved_pages_leave_management() {
         core.alloc_at(start + 7 * PAGE, 1, Kind::Pages, Wait::Spin).unwrap_err(),
         PageError::Exhausted
     );
-    assert_eq!(
-        core.claim(start + 6 * PAGE, 1, Kind::Pages).unwrap_err(),
-        Misuse::NotAllocated
-    );
+    assert_eq!(core.claim(start + 6 * PAGE, 1, Kind::Pages).unwrap_err(), Misuse::NotAllocated);
     assert_eq!(core.reserve(start, 0, Wait::Spin), Err(PageError::Invalid));
     assert_eq!(core.reserve(start, usize::MAX, Wait::Spin), Err(PageError::Invalid));
     core.check_invariants();

@@ -241,7 +241,11 @@ impl World {
             Op::At { region, page, count } => {
                 let addr = (self.regions[region].addr() + page * PAGE).next_multiple_of(PAGE);
                 let end = addr + count * PAGE;
-                let clear = self.held.range(..end).next_back().is_none_or(|(a, h)| a + h.count * PAGE <= addr);
+                let clear = self
+                    .held
+                    .range(..end)
+                    .next_back()
+                    .is_none_or(|(a, h)| a + h.count * PAGE <= addr);
                 match self.core.alloc_at(addr, count, Kind::Pages, Wait::Spin) {
                     Ok(got) => {
                         assert!(clear);
@@ -254,7 +258,10 @@ impl World {
                 }
             }
             Op::Resize { which, count } => {
-                let Some((addr, held, _)) = self.nth(which) else { return };
+                let Some((addr, held, kind)) = self.nth(which) else { return };
+                if kind == Kind::Cached {
+                    return;
+                }
                 let page = self.core.lookup(addr).unwrap();
                 if count < held {
                     // SAFETY: held.

@@ -73,9 +73,16 @@ fn run(threads: usize, steps: usize) {
                         }
                     } else if rng.below(20) == 0 {
                         let mut batch = Vec::new();
-                        core.alloc_batch(Order::ZERO, NodeId::new(0), 8, wait, false, &mut |page| {
-                            batch.push((page, 1));
-                        });
+                        core.alloc_batch(
+                            Order::ZERO,
+                            NodeId::new(0),
+                            8,
+                            wait,
+                            false,
+                            &mut |page| {
+                                batch.push((page, 1));
+                            },
+                        );
                         // SAFETY: ours, once each.
                         unsafe { core.free_batch(&mut || batch.pop(), wait) };
                     } else {

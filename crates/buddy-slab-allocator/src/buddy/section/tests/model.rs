@@ -87,7 +87,7 @@ impl Model {
                 // SAFETY: see above.
                 let taken = Zone::FALLBACK
                     .iter()
-                    .find_map(|zone| unsafe { section.alloc_order(*zone, order, Kind::Cached) });
+                    .find_map(|zone| unsafe { section.alloc_order(*zone, order, Kind::Object) });
                 match taken {
                     Some(taken) => self.admit(taken, order.pages()),
                     None => assert!(!self.has_block(section, want), "{order:?} was there"),

@@ -50,6 +50,9 @@ fn neighbouring_holes_serve_what_no_block_can() {
     let aligned = take(section, 6, 5).unwrap();
     assert_eq!(aligned.pfn.index(), 64);
     give(section, aligned.pfn, 6);
+    let single = take(section, 1, 5).unwrap();
+    assert_eq!(single.pfn.index(), 64, "one page, where so few are free that no block is aligned");
+    give(section, single.pfn, 1);
     let run = take(section, 20, 0).unwrap();
     assert_eq!(run.pfn.index(), 50);
     check(section);
@@ -158,6 +161,31 @@ fn metadata_inside_a_large_block_is_not_there_to_be_read() {
     assert!(section.contains(section.start()) && !section.contains(section.start() - 1));
     assert!(!section.contains(section.start() + section.page_span() * 4096));
     assert_eq!(section.pfn_of(usize::MAX), None);
+}
+
+#[test]
+fn a_merged_block_has_one_head_so_that_no_half_merges_twice() {
+    let arena = Arena::new(16 * MIB);
+    let section = small(&arena);
+    let fresh = shape(section);
+    for size in [0, 3, 9, 10] {
+        let parent = take(section, 2 << size, size + 1).unwrap().pfn;
+        give(section, parent, 2 << size);
+        let halves = [parent, pfn(parent.index() + (1 << size))];
+        for [first, second] in [halves, [halves[1], halves[0]]] {
+            // SAFETY: one thread; what is freed was taken.
+            unsafe {
+                section.alloc_at(first, 1 << size, Kind::Pages).unwrap();
+                section.alloc_at(second, 1 << size, Kind::Pages).unwrap();
+                section.free(first, 1 << size);
+                assert!(section.free_block_at(second).is_none());
+                section.free(second, 1 << size);
+            }
+            check(section);
+            assert!(section.free_block_at(halves[1]).is_none(), "the upper half heads nothing");
+            assert_eq!(shape(section), fresh);
+        }
+    }
 }
 
 #[test]
