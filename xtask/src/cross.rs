@@ -48,11 +48,7 @@ enum Way {
 
 /// `targets`, or the usual ones if there are none.
 pub fn or_default(targets: Vec<String>) -> Vec<String> {
-    if targets.is_empty() {
-        BARE_TARGETS.map(String::from).to_vec()
-    } else {
-        targets
-    }
+    if targets.is_empty() { BARE_TARGETS.map(String::from).to_vec() } else { targets }
 }
 
 /// Builds the library for each of `targets`, without features and with all that stable Rust has.
@@ -84,14 +80,7 @@ pub fn test32(runner: &mut Runner) -> Result<()> {
     for (way, targets) in by_way(&[TARGET_32.to_owned()])? {
         let mut command = cargo(runner.root(), way, "test", STANDARD);
         // Not the examples in the docs: on Debian, rustdoc is another package, and they tell little about 32 bits.
-        command.args([
-            "--package",
-            LIBRARY,
-            "--package",
-            "testkit",
-            "--lib",
-            "--tests",
-        ]);
+        command.args(["--package", LIBRARY, "--package", "testkit", "--lib", "--tests"]);
         for target in &targets {
             command.args(["--target", target]);
         }
@@ -124,28 +113,21 @@ pub fn thread_sanitizer(root: &Path) -> Result<Command> {
             "the toolchain in use comes without the thread sanitizer's runtime (rustup's have it)",
         )?;
     let mut command = cargo(root, Way::FromSource, "test", STANDARD);
-    command
-        .env(
-            "CARGO_TARGET_DIR",
-            crate::target_directory(root).join("thread-sanitizer"),
-        )
-        .env(
-            "RUSTFLAGS",
-            format!(
-                "-Zsanitizer=thread -Zexternal-clangrt -Zpre-link-arg=-Wl,--whole-archive \
+    command.env("CARGO_TARGET_DIR", crate::target_directory(root).join("thread-sanitizer")).env(
+        "RUSTFLAGS",
+        format!(
+            "-Zsanitizer=thread -Zexternal-clangrt -Zpre-link-arg=-Wl,--whole-archive \
                  -Zpre-link-arg={} -Zpre-link-arg=-Wl,--no-whole-archive -Clink-arg=-lm",
-                runtime.display()
-            ),
-        );
+            runtime.display()
+        ),
+    );
     Ok(command)
 }
 
 /// Groups `targets` by the way that leads to each.
 fn by_way(targets: &[String]) -> Result<Vec<(Way, Vec<String>)>> {
-    let (prebuilt, rest): (Vec<_>, Vec<_>) = targets
-        .iter()
-        .cloned()
-        .partition(|target| is_prebuilt(target));
+    let (prebuilt, rest): (Vec<_>, Vec<_>) =
+        targets.iter().cloned().partition(|target| is_prebuilt(target));
     if !rest.is_empty() && !debian_is_here() {
         bail!(
             "no standard library for {targets}; either of these brings it:\n  \
@@ -179,9 +161,7 @@ fn library_directory(target: Option<&str>) -> Option<PathBuf> {
 
 /// Whether Debian's compiler, its Cargo and the standard library's sources are installed.
 fn debian_is_here() -> bool {
-    [DEBIAN_CARGO, DEBIAN_RUSTC, DEBIAN_SOURCES]
-        .iter()
-        .all(|path| Path::new(path).exists())
+    [DEBIAN_CARGO, DEBIAN_RUSTC, DEBIAN_SOURCES].iter().all(|path| Path::new(path).exists())
 }
 
 /// A Cargo `subcommand` for `way`; `standard` names the crates that are built from source where that is the way.
@@ -199,10 +179,7 @@ fn cargo(root: &Path, way: Way, subcommand: &str, standard: &str) -> Command {
         // `-Zbuild-std` is unstable; the library itself is not allowed any unstable feature by this.
         .env("RUSTC_BOOTSTRAP", "1")
         // A directory of its own: two compilers would evict each other's work from one.
-        .env(
-            "CARGO_TARGET_DIR",
-            crate::target_directory(root).join("debian"),
-        )
+        .env("CARGO_TARGET_DIR", crate::target_directory(root).join("debian"))
         .args([subcommand, "--locked", &format!("-Zbuild-std={standard}")]);
     command
 }

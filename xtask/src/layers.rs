@@ -71,24 +71,11 @@ impl<'a> Walk<'a> {
         for (at, token) in tokens.iter().enumerate() {
             if is_word(Some(token), "use") {
                 let end = (at..tokens.len()).find(|&end| is_mark(tokens.get(end), ';'));
-                collect_names(
-                    &tokens[at + 1..end.unwrap_or(tokens.len())],
-                    None,
-                    &mut root_names,
-                );
+                collect_names(&tokens[at + 1..end.unwrap_or(tokens.len())], None, &mut root_names);
             }
         }
-        let mut walk = Walk {
-            read,
-            root_names,
-            imports: 0,
-            faults: Vec::new(),
-        };
-        let root = Place {
-            module: Vec::new(),
-            file,
-            children: sources.to_path_buf(),
-        };
+        let mut walk = Walk { read, root_names, imports: 0, faults: Vec::new() };
+        let root = Place { module: Vec::new(), file, children: sources.to_path_buf() };
         walk.tokens(&tokens, &root)?;
         Ok(walk)
     }
@@ -115,11 +102,7 @@ impl<'a> Walk<'a> {
                 TokenTree::Ident(word) if *word == "crate" => self.path(tokens, at + 1, place),
                 TokenTree::Ident(word) if *word == "super" => {
                     let (levels, end) = climb(tokens, at);
-                    if levels == place.module.len() {
-                        self.path(tokens, end, place)
-                    } else {
-                        end
-                    }
+                    if levels == place.module.len() { self.path(tokens, end, place) } else { end }
                 }
                 TokenTree::Group(group) => {
                     let inside: Vec<_> = group.stream().into_iter().collect();
@@ -142,11 +125,7 @@ impl<'a> Walk<'a> {
         module.push(name.clone());
         if module.len() == 1 && rung(&name).is_none() {
             let line = tokens[at].span().start().line;
-            self.fault(
-                place,
-                line,
-                &format!("module `{name}` is on no rung of the ladder"),
-            );
+            self.fault(place, line, &format!("module `{name}` is on no rung of the ladder"));
         }
         match tokens.get(at + 2) {
             Some(TokenTree::Group(body)) if body.delimiter() == Delimiter::Brace => {
@@ -164,11 +143,7 @@ impl<'a> Walk<'a> {
                     Some(_) => flat,
                     None => place.children.join(&name).join("mod.rs"),
                 };
-                let inner = Place {
-                    module,
-                    children: place.children.join(&name),
-                    file,
-                };
+                let inner = Place { module, children: place.children.join(&name), file };
                 let inside = self::tokens(self.read, &inner.file)?;
                 self.tokens(&inside, &inner)?;
             }
@@ -207,11 +182,7 @@ impl<'a> Walk<'a> {
         let Some(importer) = place.module.first() else {
             return; // The root sees everything.
         };
-        let from = self
-            .root_names
-            .get(name)
-            .map_or(name, String::as_str)
-            .to_owned();
+        let from = self.root_names.get(name).map_or(name, String::as_str).to_owned();
         if *importer == from {
             return;
         }
@@ -237,8 +208,7 @@ impl<'a> Walk<'a> {
     }
 
     fn fault(&mut self, place: &Place, line: usize, what: &str) {
-        self.faults
-            .push(format!("{}:{line}: {what}", place.file.display()));
+        self.faults.push(format!("{}:{line}: {what}", place.file.display()));
     }
 }
 
@@ -309,9 +279,7 @@ fn requires_test(condition: &[TokenTree]) -> bool {
         [TokenTree::Ident(word)] => *word == "test",
         [TokenTree::Ident(word), TokenTree::Group(parts)] if *word == "all" => {
             let parts: Vec<_> = parts.stream().into_iter().collect();
-            parts
-                .split(|token| is_mark(Some(token), ','))
-                .any(requires_test)
+            parts.split(|token| is_mark(Some(token), ',')).any(requires_test)
         }
         _ => false,
     }

@@ -52,10 +52,9 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Ci { full } => gate::run(root, full),
         Chore::Layers => layers::check(root).map(|report| println!("{report}")),
-        Chore::Bare { targets } => cross::bare(
-            &mut runner::Runner::streaming(root),
-            &cross::or_default(targets),
-        ),
+        Chore::Bare { targets } => {
+            cross::bare(&mut runner::Runner::streaming(root), &cross::or_default(targets))
+        }
         Chore::Test32 => cross::test32(&mut runner::Runner::streaming(root)),
     };
     match outcome {

@@ -40,11 +40,7 @@ impl Runner {
     }
 
     fn new(root: &Path, output: Output) -> Self {
-        Self {
-            root: root.to_path_buf(),
-            output,
-            finished: Vec::new(),
-        }
+        Self { root: root.to_path_buf(), output, finished: Vec::new() }
     }
 
     /// The directory that steps run in.
@@ -71,10 +67,7 @@ impl Runner {
 
         let log =
             File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-        command
-            .current_dir(&self.root)
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        command.current_dir(&self.root).stdout(log.try_clone()?).stderr(log);
         let start = Instant::now();
         let status = command.status();
         let took = start.elapsed();
@@ -157,9 +150,7 @@ fn shown(command: &Command) -> String {
     } else {
         program.to_string_lossy()
     };
-    let arguments = command
-        .get_args()
-        .map(|argument| quoted(&argument.to_string_lossy()));
+    let arguments = command.get_args().map(|argument| quoted(&argument.to_string_lossy()));
     variables
         .chain(std::iter::once(program.into_owned()))
         .chain(arguments)
@@ -169,11 +160,7 @@ fn shown(command: &Command) -> String {
 
 /// `word`, in quotes if it is empty or holds a space.
 fn quoted(word: &str) -> String {
-    if word.is_empty() || word.contains(' ') {
-        format!("'{word}'")
-    } else {
-        word.to_owned()
-    }
+    if word.is_empty() || word.contains(' ') { format!("'{word}'") } else { word.to_owned() }
 }
 
 /// The Cargo that runs this program, or the one on the path.

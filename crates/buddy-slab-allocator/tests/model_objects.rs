@@ -4,12 +4,14 @@
 use std::alloc::Layout;
 use std::collections::BTreeSet;
 use std::ptr::{NonNull, with_exposed_provenance_mut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
+use buddy_slab_allocator::{AllocError, GlobalAllocator};
 use proptest::prelude::*;
 use testkit::op::{self, Op};
 use testkit::oracle;
-use testkit::platform::{LyingCpus, PhysMap, set_cpu};
+use testkit::platform::{LOW, LyingCpus, PhysMap, set_cpu};
 use testkit::region::Region;
 use testkit::runner::Runner;
 use testkit::watchdog::within;
@@ -113,6 +115,43 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(config(200))]
+
+    #[test]
+    fn any_region_is_refused_or_used_inside_its_bounds(
+        len in prop_oneof![0usize..9000, 9000usize..200_000],
+        offset in 0usize..9000,
+        cpus in 0usize..20,
+        seed in 1u64..u64::MAX,
+    ) {
+        let mut region = Region::seeded(len, 4096, offset, seed);
+        let range = region.range();
+        let heap = GlobalAllocator::<0x400>::new();
+        set_cpu(0);
+        // SAFETY: the region outlives the heap's last use.
+        match unsafe { heap.init(region.bytes_mut(), cpus, &LOW) } {
+            Err(error) => {
+                prop_assert_eq!(error, AllocError::InvalidParam);
+                prop_assert!(len < 128 << 10 || cpus == 0, "{} bytes for {} CPUs refused", len, cpus);
+            }
+            Ok(()) => {
+                let section = heap.managed_section(0).unwrap();
+                prop_assert!(range.start <= section.start && section.start + section.size <= range.end);
+                let mut pages = 0;
+                while let Ok(page) = heap.alloc_pages(1, 0x400) {
+                    // SAFETY: just handed out; the guards tell if it lies outside.
+                    unsafe { oracle::fill(page, 0x400) };
+                    pages += 1;
+                }
+                prop_assert_eq!(pages * 0x400, section.size);
+                heap.check_invariants();
+            }
+        }
+        region.check_guards();
+    }
+}
+
 #[test]
 fn utilisation_at_the_first_refusal() {
     // Log-uniform 8 B to 128 KiB, a third freed again: most of the memory must have been put to use.
@@ -199,11 +238,19 @@ fn threads(
         }
         drop(senders);
     });
-    heap.check_invariants();
     heap.check_guards();
+}
+
+/// With nothing running: the equations hold, and every page can be had.
+fn settle(heap: &GlobalHeap) {
+    heap.check_invariants();
     set_cpu(0);
     let pages: BTreeSet<usize> = std::iter::from_fn(|| heap.alloc_pages(1, 0x1000)).collect();
     assert_eq!(pages.len() * 0x1000, heap.allocator().managed_bytes());
+    for page in pages {
+        heap.dealloc_pages(page, 1);
+    }
+    heap.check_invariants();
 }
 
 fn take_apart(heap: &GlobalHeap, (addr, one): Parcel) {
@@ -221,6 +268,7 @@ fn threads_with_a_cpu_each() {
         within(60, move || {
             let heap = GlobalHeap::new(Region::new(16 << 20), count, PhysMap::Low);
             threads(&heap, count, 6000, |me, _| me);
+            settle(&heap);
         });
     }
 }
@@ -230,6 +278,36 @@ fn threads_that_migrate_and_share_cpus() {
     within(60, || {
         let heap = GlobalHeap::new(Region::new(16 << 20), 3, PhysMap::Low);
         threads(&heap, 4, 6000, |me, round| (me + round / 10) % 3);
+        settle(&heap);
+    });
+}
+
+#[test]
+fn threads_beside_hot_add_and_shrink() {
+    within(60, || {
+        let heap = GlobalHeap::new(Region::new(2 << 20), 4, PhysMap::Low);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for i in 0.. {
+                    set_cpu(3);
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    if i < 200 {
+                        assert!(heap.add_region((8 + i % 5) * 0x1000 + 300));
+                    }
+                    heap.shrink();
+                    heap.idle(3);
+                    std::thread::yield_now();
+                }
+            });
+            threads(&heap, 3, 6000, |me, _| me);
+            done.store(true, Ordering::Relaxed);
+        });
+        settle(&heap);
+        heap.shrink();
+        assert_eq!(heap.allocated_bytes(), Some(0));
     });
 }
 
@@ -239,6 +317,7 @@ fn threads_with_a_lying_index() {
     within(60, || {
         let heap = GlobalHeap::on(Region::new(16 << 20), 3, &OS);
         threads(&heap, 4, 6000, |me, round| me + round);
+        settle(&heap);
     });
 }
 
@@ -247,5 +326,6 @@ fn threads_short_of_memory() {
     within(60, || {
         let heap = GlobalHeap::new(Region::new(80 * 0x1000), 4, PhysMap::Low);
         threads(&heap, 4, 5000, |me, _| me);
+        settle(&heap);
     });
 }

@@ -16,7 +16,7 @@ use buddy_slab_allocator::{
     AllocError, BuddyAllocator, GlobalAllocator, Misuse, OsImpl, PageOptions,
 };
 use testkit::misuse;
-use testkit::platform::{FakeCpus, HIGH, IDENTITY, LOW, PhysMap, on_cpu, set_cpu};
+use testkit::platform::{FakeCpus, IDENTITY, PhysMap, on_cpu, set_cpu};
 use testkit::region::Region;
 use testkit::watchdog::within;
 use testkit::{GlobalHeap, Heap};
@@ -283,7 +283,7 @@ fn init_by_several_threads_at_once() {
                 scope.spawn(move || unsafe { heap.init(region.bytes_mut(), 2, &IDENTITY) })
             })
             .collect();
-        threads.into_iter().filter(|_| true).map(|t| t.join().unwrap()).collect::<Vec<_>>()
+        threads.into_iter().map(|t| t.join().unwrap()).collect::<Vec<_>>()
     });
     assert_eq!(done.iter().filter(|r| r.is_ok()).count(), 1, "{done:?}");
     assert_eq!(heap.managed_section_count(), 1);
@@ -390,7 +390,6 @@ fn low_memory_judged_by_the_whole_free_block() {
 fn ordinary_requests_fall_back_to_low_memory() {
     let heap = GlobalHeap::<PAGE>::new(Region::new(64 * PAGE), 1, PhysMap::Low);
     assert_eq!(drain(heap.allocator()).len() * PAGE, heap.allocator().managed_bytes());
-    let _ = (&LOW, &HIGH);
 }
 
 #[test]
@@ -424,6 +423,7 @@ fn four_gib_as_a_usize() {
 mod reserved {
     use super::*;
     use testkit::Reservation;
+    use testkit::platform::HIGH;
 
     const GIB: usize = 1 << 30;
 

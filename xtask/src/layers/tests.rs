@@ -10,9 +10,7 @@ fn faults(files: &[(&str, &str)]) -> Vec<String> {
         let file = files.iter().find(|(name, _)| Path::new(name) == path);
         file.map(|(_, text)| (*text).to_owned())
     };
-    Walk::new(&read, &PathBuf::new())
-        .expect("the crate can be read")
-        .faults
+    Walk::new(&read, &PathBuf::new()).expect("the crate can be read").faults
 }
 
 /// The faults of a crate with a full ladder, whose `buddy/section.rs` holds `code`.
@@ -86,10 +84,7 @@ fn code_for_tests_comments_and_strings_do_not_count() {
                 #[cfg(test)]
                 mod tests { use crate::global::Heap; }";
     assert_eq!(faults_in_buddy(code), [""; 0]);
-    assert_eq!(
-        faults_in_buddy("#![cfg(test)] use crate::global::Heap;"),
-        [""; 0]
-    );
+    assert_eq!(faults_in_buddy("#![cfg(test)] use crate::global::Heap;"), [""; 0]);
 }
 
 #[test]
@@ -106,10 +101,7 @@ fn code_that_tests_merely_may_compile_does_count() {
 #[test]
 fn a_module_or_a_name_outside_the_ladder_is_found() {
     let found = faults(&[("lib.rs", "mod helpers { } mod units;"), ("units.rs", "")]);
-    assert_eq!(
-        found,
-        ["lib.rs:1: module `helpers` is on no rung of the ladder"]
-    );
+    assert_eq!(found, ["lib.rs:1: module `helpers` is on no rung of the ladder"]);
     let found = faults_in_buddy("use crate::*;\nuse crate::unknown;");
     assert_eq!(found.len(), 2, "{found:?}");
 }

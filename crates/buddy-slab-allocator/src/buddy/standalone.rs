@@ -5,7 +5,7 @@ use core::fmt;
 use super::core::SlabMark;
 use super::core::{PageCore, PageError, PageRequest, Wait};
 use super::page_meta::PageFlags;
-use super::section::{Kind, PhysFn, RegionSpec};
+use super::section::{Kind, PhysFn, RegionSpec, Section};
 use crate::error::{AllocError, AllocResult};
 use crate::platform::OsImpl;
 use crate::sync::NoLock;
@@ -51,9 +51,12 @@ pub struct BuddyAllocator<const PAGE_SIZE: usize = 0x1000> {
 }
 
 impl<const PAGE_SIZE: usize> BuddyAllocator<PAGE_SIZE> {
-    /// Bytes of page metadata for a heap of `heap_size` bytes.
+    /// Bytes of metadata for a heap of `heap_size` bytes; `usize::MAX` if there cannot be so many.
     pub const fn required_meta_size(heap_size: usize) -> usize {
-        (heap_size / PAGE_SIZE).saturating_mul(size_of::<super::PageMeta>())
+        match Section::<PAGE_SIZE>::metadata_bytes(heap_size / PAGE_SIZE, 0) {
+            Some(bytes) => bytes,
+            None => usize::MAX,
+        }
     }
 
     /// An allocator without memory: call [`init`](Self::init) first.

@@ -302,7 +302,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             };
             if let Some(list) = PageLists::<PAGE_SIZE>::list_for(count) {
                 let order = Order::for_pages(count);
-                if order.is_some_and(|order| page.addr() % (PAGE_SIZE << order.get()) == 0) {
+                if order.is_some_and(|order| page.addr().is_multiple_of(PAGE_SIZE << order.get())) {
                     let (local, env) = session.parts();
                     return local.pages.push(list, page, &env);
                 }

@@ -210,21 +210,13 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         // SAFETY: a queued group's slab is alive: it has objects that are not collected yet.
         unsafe {
             let slab = slab::slab_of(group);
-            let owner = Slab::owner(slab);
-            if owner != env.id {
-                // The slab has moved on since; so does the notice.
-                if let Some(inbox) = env.heaps.inbox_of(owner) {
-                    inbox.push(group);
-                }
-                return;
-            }
-            let first = slab::group_index(group) * usize::BITS as usize;
-            let (objects, size_bytes) = (Slab::objects(slab).addr(), Slab::object_size(slab));
+            debug_assert_eq!(Slab::owner(slab), env.id, "a slab stays with the heap that made it");
+            let number = slab::group_index(group);
             let collected = slab::collect(group);
             let mut doubles = collected.doubles;
             while doubles != 0 {
-                let index = first + doubles.trailing_zeros() as usize;
-                self.faults.note(objects + index * size_bytes, Misuse::DoubleFree);
+                let index = ObjectIndex::new(number, doubles.trailing_zeros());
+                self.faults.note(Slab::object_ptr(slab, index).addr().get(), Misuse::DoubleFree);
                 doubles &= doubles - 1;
             }
             if (collected.was_full || collected.now_empty) && Slab::state(slab) != CURRENT {

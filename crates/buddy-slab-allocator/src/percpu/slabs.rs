@@ -8,6 +8,9 @@ use crate::buddy::{Kind, PageError, PageRef, Section};
 use crate::slab::{ClassTable, Inbox, SizeClass, Slab, SlabPlace};
 use crate::sync::RawLock;
 
+/// In band, a descriptor lies at the start of a page.
+const _: () = assert!(Slab::ALIGN <= 256, "the smallest page aligns a descriptor");
+
 impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     /// Makes a slab of `class` from free pages: of the preferred size if there is room, else of
     /// the largest that there is. One or two holds of the node's lock.

@@ -16,17 +16,17 @@ const TOLERANCE_PERMILLE: usize = 15;
 pub(crate) struct ClassInfo {
     /// Object size in bytes.
     pub(crate) size: u32,
-    /// `ceil(2^32 / size)`, by which an offset becomes an index.
-    pub(crate) reciprocal: u32,
     /// What the descriptor of a slab of `pages` pages takes, in bytes.
     pub(crate) descriptor_bytes: u16,
     /// Objects in a slab of `pages` pages.
+    #[cfg(test)]
     pub(crate) object_count: u16,
     /// The preferred length of a slab.
     pub(crate) pages: u8,
     /// The shortest slab that holds an object, for when memory is scarce.
     pub(crate) min_pages: u8,
     /// Whether slabs with this page size serve the class at all.
+    #[cfg(test)]
     pub(crate) usable: bool,
 }
 
@@ -94,11 +94,12 @@ const fn class_info(class: SizeClass, page_size: usize) -> ClassInfo {
     let object_count = objects_in(pages * page_size, size, page_size);
     ClassInfo {
         size: size as u32,
-        reciprocal: reciprocal(size),
         descriptor_bytes: DescriptorLayout::new(object_count, page_size).bytes as u16,
+        #[cfg(test)]
         object_count: object_count as u16,
         pages: pages as u8,
         min_pages: if usable { min_pages as u8 } else { 1 },
+        #[cfg(test)]
         usable,
     }
 }

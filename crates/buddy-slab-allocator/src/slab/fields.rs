@@ -21,16 +21,6 @@ impl Slab {
         unsafe { (*slab.as_ptr()).owner.load(Acquire) }
     }
 
-    /// Hands the slab to another heap.
-    ///
-    /// # Safety
-    /// - The caller is the owner, and stops being it.
-    pub(crate) unsafe fn set_owner(slab: NonNull<Self>, owner: u16) {
-        use crate::sync::atomic::Ordering::Release;
-        // SAFETY: alive, and the field is atomic.
-        unsafe { (*slab.as_ptr()).owner.store(owner, Release) }
-    }
-
     /// The size class of the objects.
     ///
     /// # Safety
@@ -195,7 +185,7 @@ impl Slab {
     ///
     /// # Safety
     /// - The slab is kept alive; `index` is below the object count.
-    #[inline]
+    #[cfg(test)]
     pub(crate) unsafe fn is_live(slab: NonNull<Self>, index: ObjectIndex) -> bool {
         // SAFETY: passed on.
         unsafe { !Self::is_free_hint(slab, index) }
@@ -205,6 +195,7 @@ impl Slab {
     ///
     /// # Safety
     /// - The caller is the owner, and `visit` neither allocates from nor frees into the slab.
+    #[cfg(test)]
     pub(crate) unsafe fn live_objects(slab: NonNull<Self>, mut visit: impl FnMut(ObjectIndex)) {
         // SAFETY: passed on; the indices are below the object count.
         unsafe {

@@ -19,7 +19,7 @@ impl SlabList {
     }
 
     /// Whether no slab is listed.
-    #[inline]
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.front.is_none()
     }

@@ -123,6 +123,7 @@ impl Slab {
     }
 
     /// The most objects a slab records with this page size.
+    #[cfg(test)]
     pub(crate) const fn max_objects(page_size: usize) -> usize {
         DescriptorLayout::max_objects(page_size)
     }

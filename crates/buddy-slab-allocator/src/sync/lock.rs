@@ -21,10 +21,6 @@ use super::spin_loop;
 /// - None of the functions may unwind or call the allocator.
 pub unsafe trait RawLock: Send + Sync {
     /// A new, unlocked lock.
-    #[expect(
-        clippy::declare_interior_mutable_const,
-        reason = "a lock starts as a copy of this constant; nothing is shared through it"
-    )]
     const NEW: Self;
 
     /// Takes the lock if it is free; `false` otherwise. Never waits.

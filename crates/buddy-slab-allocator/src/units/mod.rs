@@ -13,5 +13,5 @@ mod zone;
 
 pub use misuse::Misuse;
 pub use order::{MAX_ORDER, Order};
-pub use pages::{CpuId, NodeId, Pfn};
+pub use pages::{NodeId, Pfn};
 pub use zone::{PhysLimit, Zone, ZoneReach};

@@ -1,4 +1,4 @@
-//! Indices of pages, nodes and CPUs.
+//! Indices of pages and nodes.
 
 use core::fmt;
 
@@ -66,36 +66,6 @@ impl NodeId {
 impl fmt::Debug for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "node:{}", self.0)
-    }
-}
-
-/// The number of a CPU.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct CpuId(u16);
-
-impl CpuId {
-    /// CPU number `id`.
-    #[inline]
-    pub const fn new(id: u16) -> Self {
-        Self(id)
-    }
-
-    /// The number.
-    #[inline]
-    pub const fn get(self) -> u16 {
-        self.0
-    }
-
-    /// The number as an index.
-    #[inline]
-    pub const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-impl fmt::Debug for CpuId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cpu:{}", self.0)
     }
 }
 
