@@ -16,7 +16,7 @@ use buddy_slab_allocator::{
 };
 use common::{MIB, PAGE, Random, own_slot, set_cpu};
 
-const REGION_BYTES: usize = 24 * MIB;
+const REGION_BYTES: usize = 64 * MIB;
 
 thread_local! {
     static DEPTH: Cell<usize> = const { Cell::new(0) };
@@ -200,7 +200,10 @@ impl<P: Platform> Held<P> {
 }
 
 /// Something new, of a random kind and size; `None` if the heap had nothing.
-fn get<P: Platform>(heap: &'static GlobalAllocator<PAGE, P>, random: &mut Random) -> Option<Held<P>> {
+fn get<P: Platform>(
+    heap: &'static GlobalAllocator<PAGE, P>,
+    random: &mut Random,
+) -> Option<Held<P>> {
     let mark = random.next() as u8;
     let held = match random.below(16) {
         0 => {
@@ -221,7 +224,8 @@ fn get<P: Platform>(heap: &'static GlobalAllocator<PAGE, P>, random: &mut Random
             Held::Object(object, layout, mark)
         }
         _ => {
-            let size = 1 + random.below(8 << random.below(10));
+            let scale = 8 << random.below(10);
+            let size = 1 + random.below(scale);
             let layout = common::layout(size, 1 << random.below(7));
             Held::Object(heap.alloc(layout).ok()?, layout, mark)
         }
@@ -234,7 +238,8 @@ fn resize<P: Platform>(heap: &GlobalAllocator<PAGE, P>, held: Held<P>, new: usiz
     let Held::Object(ptr, layout, mark) = held else { return held };
     // SAFETY: held, with its layout; on success only the new pointer is used.
     let Ok(moved) = (unsafe { heap.realloc(ptr, layout, new) }) else { return held };
-    let kept = Held::<P>::Object(moved, common::layout(new.min(layout.size()), layout.align()), mark);
+    let kept =
+        Held::<P>::Object(moved, common::layout(new.min(layout.size()), layout.align()), mark);
     kept.check();
     Held::Object(moved, common::layout(new, layout.align()), mark).fill()
 }
@@ -285,7 +290,7 @@ fn run<P: Platform>(
     enter: impl Fn(usize) + Sync,
 ) -> usize {
     heap.set_misuse_handler(Some(testkit::misuse::fail));
-    let rounds = 30_000 / threads;
+    let rounds = 60_000 / threads;
     let (senders, inboxes): (Vec<_>, Vec<_>) = (0..threads).map(|_| channel()).unzip();
     let enter = &enter;
     std::thread::scope(|scope| {
@@ -404,8 +409,7 @@ fn exclusive_heaps_serve_code_without_a_cpu_index() {
 #[test]
 fn threads_with_and_without_an_index_mix() {
     let heap = common::heap_on(ThreadWay, REGION_BYTES, 3);
-    let refused =
-        run(heap, 6, |number| set_cpu(if number < 3 { Some(number) } else { None }));
+    let refused = run(heap, 6, |number| set_cpu(if number < 3 { Some(number) } else { None }));
     assert!(refused < 100, "{refused} requests failed");
     settle(heap, 3);
 }

@@ -44,7 +44,7 @@ impl<const PAGE_SIZE: usize> GlobalAllocator<PAGE_SIZE> {
     ///
     /// # Errors
     /// [`AllocError::InvalidParam`]: the region has no room for one page, `cpu_count` is 0 or
-    /// beyond 32,766, or the allocator is initialised already (from whatever thread). A failed
+    /// beyond 32,767, or the allocator is initialised already (from whatever thread). A failed
     /// `init` may be retried.
     ///
     /// # Complexity
@@ -210,9 +210,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             return Err(AllocError::InvalidParam);
         }
         let bytes_for = HeapTable::<PAGE_SIZE, P::Lock>::bytes_for;
-        let (shared_bytes, cpu_bytes) = bytes_for(P::SHARED_HEAPS)
-            .zip(bytes_for(cpu_count))
-            .ok_or(AllocError::InvalidParam)?;
+        let (shared_bytes, cpu_bytes) =
+            bytes_for(P::SHARED_HEAPS).zip(bytes_for(cpu_count)).ok_or(AllocError::InvalidParam)?;
         let bytes = shared_bytes.checked_add(cpu_bytes).ok_or(AllocError::InvalidParam)?;
         // SAFETY: the region's conditions; the extra bytes hold first the shared heaps, then the
         // CPUs', and both tables are attached once, by the one call that starts.

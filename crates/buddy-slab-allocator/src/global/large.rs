@@ -14,8 +14,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     #[inline(never)]
     pub(super) fn alloc_large(&self, layout: Layout) -> AllocResult<(NonNull<u8>, bool)> {
         let count = Self::page_count(layout.size());
-        let align_order = Order::for_pages(layout.align().div_ceil(PAGE_SIZE))
-            .ok_or(AllocError::InvalidParam)?;
+        let align_order =
+            Order::for_pages(layout.align().div_ceil(PAGE_SIZE)).ok_or(AllocError::InvalidParam)?;
         let page = self.alloc_block(count, align_order, PhysLimit::NONE, None, Kind::Object)?;
         Ok((page.ptr(), page.known_zero()))
     }

@@ -72,8 +72,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             let (mut at, end) = (range.base.addr(), range.end());
             while at < end {
                 // What lies on `at` is skipped; then the piece ends where the next hole begins.
-                if let Some(past) =
-                    holes.clone().filter(|hole| hole.0 <= at && at < hole.1).map(|hole| hole.1).max()
+                if let Some(past) = holes
+                    .clone()
+                    .filter(|hole| hole.0 <= at && at < hole.1)
+                    .map(|hole| hole.1)
+                    .max()
                 {
                     at = past;
                     continue;

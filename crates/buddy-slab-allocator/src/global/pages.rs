@@ -30,13 +30,7 @@ pub struct PageOptions {
 impl Default for PageOptions {
     /// One page's alignment, anywhere, with reclaim, sparing the reserve.
     fn default() -> Self {
-        Self {
-            align_bytes: 0,
-            physical_limit: None,
-            node: None,
-            reclaim: true,
-            use_reserve: false,
-        }
+        Self { align_bytes: 0, physical_limit: None, node: None, reclaim: true, use_reserve: false }
     }
 }
 
@@ -319,8 +313,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 
     /// Pages for the allocator's own structures, which stay for ever.
     pub(super) fn internal_pages(&self, count: usize) -> AllocResult<core::ptr::NonNull<u8>> {
-        let page =
-            self.alloc_block(count, Order::ZERO, PhysLimit::NONE, None, Kind::Internal)?;
+        let page = self.alloc_block(count, Order::ZERO, PhysLimit::NONE, None, Kind::Internal)?;
         Ok(page.ptr())
     }
 }
@@ -330,11 +323,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 /// # Safety
 /// - `page` heads a block of `count` pages that the caller just took off a list.
 #[inline]
-unsafe fn hand_out<const PAGE_SIZE: usize>(
-    page: PageRef<'_, PAGE_SIZE>,
-    count: usize,
-    kind: Kind,
-) {
+unsafe fn hand_out<const PAGE_SIZE: usize>(page: PageRef<'_, PAGE_SIZE>, count: usize, kind: Kind) {
     // SAFETY: the caller's alone (condition).
     unsafe {
         let words = page.section().page_unchecked(page.pfn());

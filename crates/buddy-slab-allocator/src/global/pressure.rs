@@ -61,9 +61,13 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         }
         let before = self.core.free_pages();
         let mut faults = FaultLog::new();
-        self.platform.drain_cpus();
+        // First what this CPU owes running ones: they take it in when they are asked below.
         if let Some(mut session) = self.enter() {
             faults = self.drain_own(&mut session);
+        }
+        self.platform.drain_cpus();
+        if let Some(mut session) = self.enter() {
+            merge(&mut faults, &self.drain_own(&mut session));
             self.drain_others(&mut session, &mut faults, None);
             if session.resume() {
                 merge(&mut faults, &self.drain_own(&mut session));

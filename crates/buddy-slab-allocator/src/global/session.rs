@@ -228,9 +228,7 @@ impl<'a, const PAGE_SIZE: usize, P: Platform> Session<'a, PAGE_SIZE, P> {
 
     /// The guarded part together with its surroundings.
     #[inline(always)]
-    pub(crate) fn parts(
-        &mut self,
-    ) -> (&mut Local<PAGE_SIZE>, Env<'a, PAGE_SIZE, P::Lock>) {
+    pub(crate) fn parts(&mut self) -> (&mut Local<PAGE_SIZE>, Env<'a, PAGE_SIZE, P::Lock>) {
         let env = self.env();
         (self.local(), env)
     }

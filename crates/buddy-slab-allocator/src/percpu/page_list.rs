@@ -149,11 +149,7 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
     /// Fetches a batch for an empty list; its blocks come off in ascending order of address.
     /// One hold of the node's lock.
     #[cold]
-    pub(crate) fn refill<L: RawLock>(
-        &mut self,
-        list: ListIndex,
-        env: &Env<'_, PAGE_SIZE, L>,
-    ) {
+    pub(crate) fn refill<L: RawLock>(&mut self, list: ListIndex, env: &Env<'_, PAGE_SIZE, L>) {
         // A small heap is not emptied into one CPU's list.
         let fair = env.core.free_pages() / (16 * Self::order(list).pages());
         self.fetch(list, BATCH[usize::from(list.0)].min(fair).max(1), env);
@@ -298,7 +294,8 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
     /// Gives back what exceeds one batch in a list: the surplus of an earlier load.
     pub(crate) fn trim<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
         for list in 0..LISTS as u8 {
-            let surplus = self.lists[usize::from(list)].count.saturating_sub(BATCH[usize::from(list)]);
+            let surplus =
+                self.lists[usize::from(list)].count.saturating_sub(BATCH[usize::from(list)]);
             if surplus != 0 {
                 self.give_back(ListIndex(list), surplus, env);
             }

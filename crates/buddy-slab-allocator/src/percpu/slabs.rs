@@ -8,6 +8,9 @@ use crate::buddy::{Kind, PageError, PageRef, Section};
 use crate::slab::{ClassTable, Inbox, SizeClass, Slab, SlabPlace};
 use crate::sync::RawLock;
 
+/// How many slabs of a class a heap makes before it makes longer ones.
+const FIRST_SLABS: usize = 4;
+
 /// In band, a descriptor lies at the start of a page.
 const _: () = assert!(Slab::ALIGN <= 256, "the smallest page aligns a descriptor");
 
@@ -21,7 +24,9 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> Result<NonNull<Slab>, PageError> {
         let info = ClassTable::<PAGE_SIZE>::info(class);
-        let mut pages = usize::from(info.pages);
+        let owned = self.classes[class.index()].counts.slabs;
+        let cut = if owned < FIRST_SLABS { info.first } else { info.grown };
+        let mut pages = usize::from(cut.pages);
         let min_pages = usize::from(info.min_pages).max(1);
         let mut error;
         loop {
@@ -56,7 +61,10 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> Result<NonNull<Slab>, PageError> {
         let bytes = count * PAGE_SIZE;
-        let descriptor_bytes = usize::from(ClassTable::<PAGE_SIZE>::info(class).descriptor_bytes);
+        let info = ClassTable::<PAGE_SIZE>::info(class);
+        let first = count <= usize::from(info.first.pages);
+        let cut = if first { info.first } else { info.grown };
+        let descriptor_bytes = usize::from(cut.descriptor_bytes);
         let slot = if out_of_band {
             env.core.alloc_slot(page.section(), descriptor_bytes, env.wait).ok()
         } else {

@@ -1,28 +1,40 @@
 //! How slabs of every class are cut, computed at compile time for each page size.
 //!
 //! A slab wastes its tail and its descriptor. More pages waste less of both, but a small heap
-//! wants small slabs: [`ClassTable`] takes the fewest pages whose waste is within
-//! [`TOLERANCE_PERMILLE`] of the best. The descriptor lies outside the pages; standalone slabs,
-//! which keep it in their first bytes, are sized by [`SizeClass::slab_pages`] instead.
+//! wants small slabs. So each class has two cuts: the *first* few slabs of a heap take the fewest
+//! pages whose waste is tolerable, later ones take the fewest whose waste is next to the least
+//! possible. The descriptor lies outside the pages; standalone slabs, which keep it in their first
+//! bytes, are sized by [`SizeClass::slab_pages`] instead.
 
 use super::layout::DescriptorLayout;
 use super::size_class::SizeClass;
 
-/// How much more waste than the least possible is accepted for the sake of fewer pages.
-const TOLERANCE_PERMILLE: usize = 15;
+/// How much more waste than the least possible is accepted for the sake of fewer pages, in a
+/// heap's first slabs of a class and in later ones.
+const FIRST_TOLERANCE_PERMILLE: usize = 15;
+const GROWN_TOLERANCE_PERMILLE: usize = 1;
+
+/// How long a slab is, and what its descriptor takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SlabCut {
+    /// Pages of the slab.
+    pub(crate) pages: u8,
+    /// Bytes of its descriptor.
+    pub(crate) descriptor_bytes: u16,
+    /// Objects in it.
+    #[cfg(test)]
+    pub(crate) object_count: u16,
+}
 
 /// How slabs of one class are cut for one page size.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClassInfo {
     /// Object size in bytes.
     pub(crate) size: u32,
-    /// What the descriptor of a slab of `pages` pages takes, in bytes.
-    pub(crate) descriptor_bytes: u16,
-    /// Objects in a slab of `pages` pages.
-    #[cfg(test)]
-    pub(crate) object_count: u16,
-    /// The preferred length of a slab.
-    pub(crate) pages: u8,
+    /// A heap's first slabs.
+    pub(crate) first: SlabCut,
+    /// Its later ones: a heap that uses the class much.
+    pub(crate) grown: SlabCut,
     /// The shortest slab that holds an object, for when memory is scarce.
     pub(crate) min_pages: u8,
     /// Whether slabs with this page size serve the class at all.
@@ -85,22 +97,43 @@ const fn class_info(class: SizeClass, page_size: usize) -> ClassInfo {
     let min_pages = size.div_ceil(page_size);
     let usable = size <= SizeClass::object_limit(page_size);
     let limit = if usable { page_limit(size, page_size) } else { 1 };
-    let wanted_objects = if size > 16 * 1024 { 4 } else { 8 };
+    let min_pages = if usable { min_pages } else { 1 };
+    let few = if size > 8 * 1024 { 2 } else { 8 };
+    let many = if size > 16 * 1024 { 4 } else { 8 };
+    ClassInfo {
+        size: size as u32,
+        first: cut(size, page_size, min_pages, limit, few, FIRST_TOLERANCE_PERMILLE),
+        grown: cut(size, page_size, min_pages, limit, many, GROWN_TOLERANCE_PERMILLE),
+        min_pages: min_pages as u8,
+        #[cfg(test)]
+        usable,
+    }
+}
+
+/// The fewest pages, from `min_pages` to `limit`, whose waste is within `tolerance` of the least.
+const fn cut(
+    size: usize,
+    page_size: usize,
+    min_pages: usize,
+    limit: usize,
+    wanted_objects: usize,
+    tolerance: usize,
+) -> SlabCut {
     let best = least_waste(size, page_size, limit, wanted_objects);
-    let mut pages = if usable { min_pages } else { 1 };
-    while pages < limit && !acceptable(size, page_size, pages, wanted_objects, best) {
+    let mut pages = min_pages;
+    while pages < limit {
+        let enough = objects_in(pages * page_size, size, page_size) >= wanted_objects;
+        if enough && waste_permille(size, page_size, pages) <= best + tolerance {
+            break;
+        }
         pages += 1;
     }
     let object_count = objects_in(pages * page_size, size, page_size);
-    ClassInfo {
-        size: size as u32,
+    SlabCut {
+        pages: pages as u8,
         descriptor_bytes: DescriptorLayout::new(object_count, page_size).bytes as u16,
         #[cfg(test)]
         object_count: object_count as u16,
-        pages: pages as u8,
-        min_pages: if usable { min_pages as u8 } else { 1 },
-        #[cfg(test)]
-        usable,
     }
 }
 
@@ -119,17 +152,6 @@ const fn least_waste(size: usize, page_size: usize, limit: usize, wanted_objects
     if best == usize::MAX { 0 } else { best }
 }
 
-const fn acceptable(
-    size: usize,
-    page_size: usize,
-    pages: usize,
-    wanted_objects: usize,
-    best: usize,
-) -> bool {
-    objects_in(pages * page_size, size, page_size) >= wanted_objects
-        && waste_permille(size, page_size, pages) <= best + TOLERANCE_PERMILLE
-}
-
 /// Tail and descriptor of a slab, in thousandths of its pages.
 const fn waste_permille(size: usize, page_size: usize, pages: usize) -> usize {
     let bytes = pages * page_size;
@@ -142,20 +164,23 @@ const fn waste_permille(size: usize, page_size: usize, pages: usize) -> usize {
 mod tests {
     use super::*;
 
-    fn tail_permille(info: &ClassInfo, page_size: usize) -> usize {
-        let bytes = usize::from(info.pages) * page_size;
-        let tail = bytes - usize::from(info.object_count) * info.size as usize;
+    fn tail_permille(size: u32, cut: &SlabCut, page_size: usize) -> usize {
+        let bytes = usize::from(cut.pages) * page_size;
+        let tail = bytes - usize::from(cut.object_count) * size as usize;
         tail * 1000 / bytes
     }
 
     #[test]
     fn a_4_kib_page_heap_wastes_less_than_3_percent_in_tails() {
         for info in ClassTable::<4096>::INFO {
-            assert!(info.usable && tail_permille(info, 4096) < 30, "{info:?}");
-            assert!(info.descriptor_bytes <= 256 && info.object_count <= 512, "{info:?}");
-            let wanted = if info.size > 16384 { 4 } else { 8 };
-            assert!(info.object_count >= wanted, "{info:?}");
-            assert!(info.pages <= if info.size > 8192 { 32 } else { 16 }, "{info:?}");
+            assert!(info.usable, "{info:?}");
+            for cut in [&info.first, &info.grown] {
+                assert!(tail_permille(info.size, cut, 4096) < 30, "{info:?}");
+                assert!(cut.descriptor_bytes <= 256 && cut.object_count <= 512, "{info:?}");
+                assert!(cut.object_count >= if info.size > 8192 { 2 } else { 8 }, "{info:?}");
+                assert!(cut.pages <= if info.size > 8192 { 32 } else { 16 }, "{info:?}");
+            }
+            assert!(info.first.pages <= info.grown.pages, "{info:?}");
         }
     }
 
@@ -167,13 +192,17 @@ mod tests {
             if !info.usable {
                 continue;
             }
-            let (pages, least) = (usize::from(info.pages), usize::from(info.min_pages));
-            assert!(least * PAGE_SIZE >= class.size() && least <= pages, "{info:?}");
+            let least = usize::from(info.min_pages);
+            assert!(least * PAGE_SIZE >= class.size(), "{info:?}");
             assert!((least - 1) * PAGE_SIZE < class.size(), "{info:?}");
-            assert!(info.object_count >= 1 && pages <= page_limit(class.size(), PAGE_SIZE));
-            assert!(usize::from(info.object_count) * class.size() <= pages * PAGE_SIZE);
-            let largest = DescriptorLayout::largest(PAGE_SIZE).bytes;
-            assert!(usize::from(info.descriptor_bytes) <= largest, "{info:?}");
+            for cut in [&info.first, &info.grown] {
+                let pages = usize::from(cut.pages);
+                assert!(least <= pages && pages <= page_limit(class.size(), PAGE_SIZE));
+                assert!(cut.object_count >= 1, "{info:?}");
+                assert!(usize::from(cut.object_count) * class.size() <= pages * PAGE_SIZE);
+                let largest = DescriptorLayout::largest(PAGE_SIZE).bytes;
+                assert!(usize::from(cut.descriptor_bytes) <= largest, "{info:?}");
+            }
         }
     }
 

@@ -56,13 +56,13 @@ fn place(pages: u8) -> SlabPlace {
 
 fn fixture<const PAGE_SIZE: usize>(class: SizeClass) -> Fixture {
     let info = ClassTable::<PAGE_SIZE>::info(class);
-    let bytes = usize::from(info.pages) * PAGE_SIZE;
+    let bytes = usize::from(info.first.pages) * PAGE_SIZE;
     let objects = Memory::new(bytes, PAGE_SIZE);
-    let descriptor = Memory::new(usize::from(info.descriptor_bytes), Slab::ALIGN);
+    let descriptor = Memory::new(usize::from(info.first.descriptor_bytes), Slab::ALIGN);
     // SAFETY: both are ours, and as large and aligned as asked.
     let slab = unsafe {
         let (at, first) = (descriptor.at.as_ptr(), objects.at.as_ptr());
-        Slab::format(at, first, bytes, class, PAGE_SIZE, 3, place(info.pages)).unwrap()
+        Slab::format(at, first, bytes, class, PAGE_SIZE, 3, place(info.first.pages)).unwrap()
     };
     Fixture { slab, _objects: objects, _descriptor: descriptor }
 }
@@ -75,9 +75,9 @@ fn exercise<const PAGE_SIZE: usize>(class: SizeClass) {
     let info = ClassTable::<PAGE_SIZE>::info(class);
     // SAFETY: the slab is formatted, and this thread owns it.
     unsafe {
-        assert_eq!(Slab::object_count(slab), usize::from(info.object_count));
+        assert_eq!(Slab::object_count(slab), usize::from(info.first.object_count));
         assert_eq!((Slab::owner(slab), Slab::class(slab)), (3, class));
-        assert_eq!(Slab::place(slab), place(info.pages));
+        assert_eq!(Slab::place(slab), place(info.first.pages));
         Slab::check(slab);
         let objects: Vec<_> = core::iter::from_fn(|| Slab::alloc(slab)).collect();
         Slab::check(slab);

@@ -3,12 +3,12 @@
 //!
 //! Nothing else in the crate names `cfg(loom)` or `core::sync::atomic`.
 
-mod lock;
 #[cfg(any(feature = "lock_api", feature = "critical-section"))]
 mod adapters;
+mod lock;
 
-pub use lock::{NoLock, RawLock, SpinLock};
 pub(crate) use lock::Guard;
+pub use lock::{NoLock, RawLock, SpinLock};
 
 #[cfg(feature = "critical-section")]
 pub use adapters::CriticalSectionLock;
@@ -17,10 +17,16 @@ pub use adapters::LockApi;
 
 /// Atomics under one name, whatever the target or the model checker.
 pub(crate) mod atomic {
+    #[cfg(loom)]
+    pub(crate) use core::sync::atomic::compiler_fence;
     #[cfg(all(not(loom), target_has_atomic = "ptr"))]
     pub(crate) use core::sync::atomic::{
         AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
         compiler_fence, fence,
+    };
+    #[cfg(loom)]
+    pub(crate) use loom::sync::atomic::{
+        AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, fence,
     };
     #[cfg(all(not(loom), not(target_has_atomic = "ptr")))]
     pub(crate) use {
@@ -30,12 +36,6 @@ pub(crate) mod atomic {
             fence,
         },
     };
-    #[cfg(loom)]
-    pub(crate) use loom::sync::atomic::{
-        AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, fence,
-    };
-    #[cfg(loom)]
-    pub(crate) use core::sync::atomic::compiler_fence;
 }
 
 /// Tells the processor that this is a spin loop (yields to the model under loom).

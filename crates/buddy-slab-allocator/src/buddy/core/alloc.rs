@@ -103,12 +103,17 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                 return None;
             }
         }
-        for slot in 0..table.len() {
+        // A run of n pages contains a block of more than n / 4: others need no look.
+        let smallest =
+            Order::within_pages(request.count + 1).and_then(Order::half).unwrap_or(Order::ZERO);
+        let mut from = 0;
+        while let Some(slot) = table.first_with(zone, smallest, from) {
             // SAFETY: as above.
             let page = unsafe { self.take_from(node, table, slot, zone, order, request) };
             if page.is_some() {
                 return page;
             }
+            from = slot + 1;
         }
         None
     }

@@ -1,6 +1,7 @@
 //! Taking a block off the free lists.
 
 use super::head::{HeadWord, Kind};
+use super::join::{ALL_PROBES, QUICK_PROBES};
 use super::lists::sub;
 use super::{PhysFn, Section};
 use crate::units::{Order, Pfn, PhysLimit, Zone, ZoneReach};
@@ -129,6 +130,10 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                     if let Some(taken) = self.alloc_order(zone, order, request.kind) {
                         return Some(taken);
                     }
+                } else if request.count > 8
+                    && let Some(taken) = self.alloc_joined(zone, request, QUICK_PROBES)
+                {
+                    return Some(taken);
                 } else if let Some(from) = self.lists(zone).smallest_from(order)
                     && let Some(pfn) = self.pop_block(zone, from)
                 {
@@ -137,7 +142,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             }
         }
         // SAFETY: passed on.
-        unsafe { self.alloc_joined(zone, request) }
+        unsafe { self.alloc_joined(zone, request, ALL_PROBES) }
     }
 
     /// Hands out a part of a block and frees the rest of it.

@@ -139,7 +139,11 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                     let whole = word.order().map_or(0, Order::pages);
                     let count = if linked { whole } else { page.prev() as usize };
                     let order = Order::for_pages(count).unwrap_or(Order::MAX);
-                    assert_eq!(word.order(), Some(order), "S5: {pfn:?}: order and exact count: {word:?}");
+                    assert_eq!(
+                        word.order(),
+                        Some(order),
+                        "S5: {pfn:?}: order and exact count: {word:?}"
+                    );
                     count
                 }
             };

@@ -67,7 +67,7 @@ fn run(threads: usize, steps: usize) {
                             ..PageRequest::new(1 + rng.below(9), Kind::Pages)
                         };
                         if let Ok(page) = core.alloc(&request) {
-                            let value = thread << 32 ^ step;
+                            let value = thread << 24 ^ step;
                             stamp(core, page.addr(), request.count, value);
                             pool.lock().unwrap().push((page.addr(), request.count, value));
                         }
