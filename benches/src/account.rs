@@ -12,9 +12,9 @@ const PARTS: [&str; 9] = [
     "slab tails",
     "rounding to pages (large)",
     "free pages",
-    "slab descriptors, tables",
+    "tables of sections",
     "page metadata, heaps",
-    "rest of the pages handed out",
+    "slab descriptors (the rest)",
 ];
 
 /// Bytes of a region by use, in the order of `PARTS`.

@@ -158,9 +158,10 @@ fn a_hang_is_noticed() {
 #[test]
 #[cfg(unix)]
 fn a_reservation_costs_only_what_is_touched() {
-    let mut map = testkit::Reservation::new(1 << 36, 1 << 22).expect("64 GiB of address space");
+    let len = 1 << if usize::BITS == 64 { 36 } else { 29 };
+    let mut map = testkit::Reservation::new(len, 1 << 22).expect("address space");
     assert_eq!(map.range().start % (1 << 22), 0);
     assert_eq!(map.touched_bytes(), 0);
-    map.part_mut(1 << 35, 4096)[7] = 1;
+    map.part_mut(len / 2, 4096)[7] = 1;
     assert!((4096..=65_536).contains(&map.touched_bytes()));
 }

@@ -393,11 +393,9 @@ fn memory_is_served_before_cpus_exist_and_per_cpu_afterwards() {
             on(cpu, || heap.cpu_offline(cpu)).expect("a CPU");
         }
         heap.shrink();
-        assert_eq!(heap.allocated_bytes(), heap.snapshot().internal_pages * PAGE);
-        on(0, || {
-            heap.shrink();
-            heap.check_invariants();
-        });
+        // The CPUs' heaps are the allocator's own, like its metadata: neither managed nor in use.
+        assert!(heap.snapshot().internal_pages > 0, "the heaps are counted as what they are");
+        on(0, || common::check_all_free(heap));
         common::set_cpu(Some(0));
     }
     boot(PinnedSim::default());

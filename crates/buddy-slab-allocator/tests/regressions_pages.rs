@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use std::ptr::{NonNull, with_exposed_provenance_mut};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use buddy_slab_allocator::{
     AllocError, BuddyAllocator, GlobalAllocator, Misuse, OsImpl, PageOptions,
@@ -421,6 +420,8 @@ fn four_gib_as_a_usize() {
 
 #[cfg(all(unix, target_pointer_width = "64"))]
 mod reserved {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use testkit::Reservation;
     use testkit::platform::HIGH;
@@ -484,14 +485,19 @@ mod reserved {
         heap.alloc_pages(1, PAGE).unwrap();
     }
 
-    /// The same heap with its memory in `sections` pieces of eight pages.
+    /// Length of the first section of [`pieces`].
+    const FIRST: usize = 1 << 20;
+
+    /// A heap of one section of [`FIRST`] bytes and `sections - 1` pieces of eight pages.
+    ///
+    /// The first is that large because the directory of all sections, about 32 bytes each, has to find contiguous pages.
     fn pieces(map: &mut Reservation, sections: usize) -> GlobalAllocator<PAGE> {
         let heap = GlobalAllocator::new();
         // SAFETY: the mapping outlives the heap, and the pieces do not overlap.
         unsafe {
-            heap.init(map.part_mut(0, 16 * PAGE), 1, &HIGH).unwrap();
+            heap.init(map.part_mut(0, FIRST), 1, &HIGH).unwrap();
             for i in 1..sections {
-                heap.add_region(map.part_mut(16 * i * PAGE, 8 * PAGE))
+                heap.add_region(map.part_mut(FIRST + 16 * i * PAGE, 8 * PAGE))
                     .unwrap_or_else(|e| panic!("section {i}: {e}"));
             }
         }
@@ -500,8 +506,8 @@ mod reserved {
 
     #[test]
     fn sections_in_a_linear_list() {
-        let mut one = Reservation::new(1 << 20, PAGE).unwrap();
-        let mut many = Reservation::new(4096 * 16 * PAGE, PAGE).unwrap();
+        let mut one = Reservation::new(FIRST + 32 * PAGE, PAGE).unwrap();
+        let mut many = Reservation::new(FIRST + 4096 * 16 * PAGE, PAGE).unwrap();
         let few = pieces(&mut one, 2);
         let heap = pieces(&mut many, 4096);
         heap.check_invariants();

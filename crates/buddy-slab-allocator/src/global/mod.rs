@@ -87,7 +87,12 @@ impl<const PAGE_SIZE: usize> Default for GlobalAllocator<PAGE_SIZE> {
 }
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
-    const CHECKED: () = assert!(
+    const CHECKED: () = {
+        assert!(P::SHARED_HEAPS > 0, "early boot and re-entering handlers need a shared heap");
+        Self::PAGE_SIZE_CHECKED
+    };
+
+    const PAGE_SIZE_CHECKED: () = assert!(
         PAGE_SIZE.is_power_of_two() && PAGE_SIZE >= 256 && PAGE_SIZE <= 1 << 22,
         "PAGE_SIZE must be a power of two, 256 bytes to 4 MiB"
     );

@@ -313,7 +313,10 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 
     /// Pages for the allocator's own structures, which stay for ever.
     pub(super) fn internal_pages(&self, count: usize) -> AllocResult<core::ptr::NonNull<u8>> {
-        let page = self.alloc_block(count, Order::ZERO, PhysLimit::NONE, None, Kind::Internal)?;
+        let zero = Order::ZERO;
+        let page = self.alloc_block(count, zero, PhysLimit::NONE, None, Kind::Internal)?;
+        // SAFETY: just allocated as internal, and kept for ever.
+        unsafe { self.core.keep_internal(page, count) };
         Ok(page.ptr())
     }
 }

@@ -11,11 +11,11 @@ use super::GlobalAllocator;
 use super::session::Session;
 use crate::buddy::Wait;
 use crate::error::{AllocError, AllocResult};
-use crate::percpu::{FaultLog, Heap, HeapTable, Local};
+use crate::percpu::{self, FaultLog, Heap, HeapTable, Local};
 use crate::platform::{Access, Platform};
 use crate::slab::{SizeClass, Slab};
-use crate::sync::RawLock;
 use crate::sync::atomic::Ordering;
+use crate::sync::{self, Rank};
 
 /// How often the reclaim callback is asked on behalf of one request.
 const CALLBACK_ROUNDS: usize = 3;
@@ -143,11 +143,19 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         }
         session.suspend();
         let wait = session.wait();
-        let serialised = wait.acquire(&self.pressure);
+        let serialised = wait.acquire(&self.pressure, Rank::Pressure);
         let mut object = None;
         for last in [false, true] {
             for heap in self.heaps.all() {
-                if session.keeps(heap) || !self.seize(heap, wait) {
+                if session.keeps(heap) {
+                    continue;
+                }
+                if !self.seize(heap, wait) {
+                    // A running CPU's: not its heap, but what others freed to it.
+                    if last && serialised && wait == Wait::Spin {
+                        let class = class.filter(|_| object.is_none());
+                        object = object.or(percpu::steal(heap, class, &self.env_of(heap, wait)));
+                    }
                     continue;
                 }
                 // SAFETY: just seized.
@@ -164,7 +172,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         }
         if serialised {
             // SAFETY: acquired above.
-            unsafe { self.pressure.unlock() };
+            unsafe { sync::unlock(&self.pressure, Rank::Pressure) };
         }
         object
     }
@@ -172,7 +180,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// Takes hold of a heap that is not the caller's.
     pub(super) fn seize(&self, heap: &Heap<PAGE_SIZE, P::Lock>, wait: Wait) -> bool {
         if P::ACCESS == Access::Locked || HeapTable::is_shared(heap) {
-            wait.acquire(&heap.lock)
+            wait.acquire(&heap.lock, Rank::Heap)
         } else {
             heap.gate.take()
         }
@@ -183,7 +191,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     pub(super) unsafe fn let_go(&self, heap: &Heap<PAGE_SIZE, P::Lock>) {
         if P::ACCESS == Access::Locked || HeapTable::is_shared(heap) {
             // SAFETY: held (condition).
-            unsafe { heap.lock.unlock() };
+            unsafe { sync::unlock(&heap.lock, Rank::Heap) };
         } else {
             heap.gate.give_back();
         }
@@ -242,6 +250,10 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         }
         // SAFETY: only `set_reclaim` stores here, and only such functions.
         let callback = unsafe { mem::transmute::<*mut (), fn() -> bool>(pointer) };
+        if P::ACCESS == Access::Exclusive {
+            // Without a context token a handler may get here above what it interrupted.
+            sync::assert_nothing_held();
+        }
         let freed = callback();
         self.reclaiming.store(false, Ordering::Release);
         freed

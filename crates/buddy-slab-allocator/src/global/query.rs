@@ -4,6 +4,7 @@ use super::GlobalAllocator;
 use crate::buddy::{ManagedSection, PageCore, Wait};
 use crate::percpu::{FaultLog, Heap, Local, MAX_WAITING_BYTES, max_kept_pages};
 use crate::platform::Platform;
+use crate::slab::SizeClass;
 use crate::sync::atomic::Ordering;
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
@@ -94,6 +95,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     pub(crate) fn core(&self) -> &PageCore<PAGE_SIZE, P::Lock> {
         &self.core
+    }
+
+    /// Slabs, pages and objects of a class, over all heaps.
+    pub(crate) fn class_totals(&self, class: SizeClass) -> (usize, usize, usize) {
+        self.heaps.totals(class).get()
     }
 
     /// Pages that all CPUs keep.

@@ -10,7 +10,7 @@
 //! | a shared heap, as a handler that interrupted the allocator | tried once |
 //! | a lock without a context token | tried [`Platform::PATIENCE`] times |
 //!
-//! Order of locks: pressure → heap → node. At most one of each is held.
+//! Locks are taken in the order of `sync::Rank`.
 
 use core::mem::ManuallyDrop;
 
@@ -19,7 +19,7 @@ use crate::buddy::Wait;
 use crate::percpu::{Env, Heap, Local};
 use crate::platform::{Access, ContextSlot, Platform};
 use crate::sync::atomic::Ordering;
-use crate::sync::{RawLock, spin_loop};
+use crate::sync::{self, Rank, spin_loop};
 
 /// How the heap of a session is held.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -119,7 +119,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         match self.platform.context() {
             None => {
                 if let Some(heap) = heap
-                    && heap.lock.try_lock()
+                    && sync::try_lock(&heap.lock, Rank::Heap)
                 {
                     let wait = Wait::Bounded(P::PATIENCE);
                     return Some(self.session(heap, pin, None, Hold::Lock, wait));
@@ -132,7 +132,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                     self.platform.unpin(pin);
                     return None;
                 };
-                heap.lock.lock();
+                sync::lock(&heap.lock, Rank::Heap);
                 Some(self.session(heap, pin, Some(slot), Hold::Lock, Wait::Spin))
             }
             Some(_) => self.enter_shared(pin, None, Wait::Try, divert),
@@ -164,7 +164,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                 let heaps = (0..self.heaps.shared_count()).filter_map(|i| self.heaps.shared(i));
                 let heaps = heaps.chain((0..cpus).filter_map(|i| self.heaps.cpu(i)));
                 for heap in heaps {
-                    if heap.lock.try_lock() {
+                    if sync::try_lock(&heap.lock, Rank::Heap) {
                         return Some(self.session(heap, pin, slot, Hold::Lock, wait));
                     }
                 }
@@ -206,11 +206,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             return;
         }
         for heap in (0..self.heaps.shared_count()).filter_map(|index| self.heaps.shared(index)) {
-            if heap.lock.try_lock() {
+            if sync::try_lock(&heap.lock, Rank::Heap) {
                 // SAFETY: its lock was just taken, and is given back here.
                 unsafe {
                     heap.local().pages.stock(&self.env_of(heap, session.wait));
-                    heap.lock.unlock();
+                    sync::unlock(&heap.lock, Rank::Heap);
                 }
             }
         }
@@ -262,13 +262,13 @@ impl<'a, const PAGE_SIZE: usize, P: Platform> Session<'a, PAGE_SIZE, P> {
         if self.hold == Hold::Lock {
             self.hold = Hold::Suspended;
             // SAFETY: this session held the lock.
-            unsafe { self.heap.lock.unlock() };
+            unsafe { sync::unlock(&self.heap.lock, Rank::Heap) };
         }
     }
 
     /// Takes the lock again; `false` (and still suspended) if it may not wait and cannot have it.
     pub(crate) fn resume(&mut self) -> bool {
-        if self.hold == Hold::Suspended && self.wait.acquire(&self.heap.lock) {
+        if self.hold == Hold::Suspended && self.wait.acquire(&self.heap.lock, Rank::Heap) {
             self.hold = Hold::Lock;
         }
         self.hold != Hold::Suspended
@@ -287,7 +287,7 @@ impl<const PAGE_SIZE: usize, P: Platform> Drop for Session<'_, PAGE_SIZE, P> {
             Hold::Gate if self.park => self.heap.gate.leave_parked(),
             Hold::Gate => self.heap.gate.leave(),
             // SAFETY: this session holds the lock.
-            Hold::Lock => unsafe { self.heap.lock.unlock() },
+            Hold::Lock => unsafe { sync::unlock(&self.heap.lock, Rank::Heap) },
             Hold::Suspended => {}
         }
         if let Some(slot) = self.slot {

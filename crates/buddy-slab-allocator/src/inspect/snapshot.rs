@@ -46,13 +46,13 @@ pub struct Snapshot {
     pub large_pages: usize,
     /// By size class.
     pub classes: [ClassInfo; SizeClass::COUNT],
-    /// Heaps that were in use by their CPU and so could not be counted.
+    /// Heaps that were in use by their CPU: what is free in their slabs counts as live.
     pub heaps_not_seen: usize,
 }
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
-    /// Counts what is in use. The heaps of running *pinned* and *thread* CPUs other than the
-    /// caller's are left out, and counted in [`Snapshot::heaps_not_seen`].
+    /// Counts what is in use. What is free in the slabs of running *pinned* and *thread* CPUs other
+    /// than the caller's is not seen, see [`Snapshot::heaps_not_seen`].
     ///
     /// # Complexity
     /// O(heaps × (size classes + partial slabs) + sections × orders). Takes one heap's lock at a
@@ -80,19 +80,23 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                     .sum();
             }
         }
-        for class in SizeClass::ALL {
-            snapshot.classes[class.index()].size = class.size();
-        }
+        let mut free = [0usize; SizeClass::COUNT];
         snapshot.heaps_not_seen = self.visit_heaps(|local| {
             for class in SizeClass::ALL {
-                let (counts, free) = local.class_counts(class);
-                let info = &mut snapshot.classes[class.index()];
-                info.slabs += counts.slabs;
-                info.pages += counts.pages;
-                info.objects_total += counts.objects;
-                info.objects_live += counts.objects - free;
+                free[class.index()] += local.free_objects(class);
             }
         });
+        for class in SizeClass::ALL {
+            let (slabs, pages, objects_total) = self.class_totals(class);
+            let info = &mut snapshot.classes[class.index()];
+            *info = ClassInfo {
+                size: class.size(),
+                slabs,
+                pages,
+                objects_total,
+                objects_live: objects_total.saturating_sub(free[class.index()]),
+            };
+        }
         let slab_pages: usize = snapshot.classes.iter().map(|class| class.pages).sum();
         let allocated = snapshot.allocated_bytes / PAGE_SIZE;
         snapshot.large_pages = allocated.saturating_sub(slab_pages);

@@ -5,7 +5,7 @@ use core::mem::size_of;
 use core::ptr::NonNull;
 
 use super::{Gate, Local};
-use crate::slab::Inbox;
+use crate::slab::{Inbox, SizeClass};
 use crate::sync::RawLock;
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use crate::units::NodeId;
@@ -95,6 +95,45 @@ pub(crate) struct HeapTable<const PAGE_SIZE: usize, L> {
     cpus: AtomicUsize,
     shared_base: AtomicPtr<Heap<PAGE_SIZE, L>>,
     shared: AtomicUsize,
+    /// What all heaps together own of each class.
+    totals: [ClassTotals; SizeClass::COUNT],
+}
+
+/// What all heaps together own of a size class. Changed where slabs are made and released.
+pub(crate) struct ClassTotals {
+    slabs: AtomicUsize,
+    pages: AtomicUsize,
+    objects: AtomicUsize,
+}
+
+impl ClassTotals {
+    const fn new() -> Self {
+        Self {
+            slabs: AtomicUsize::new(0),
+            pages: AtomicUsize::new(0),
+            objects: AtomicUsize::new(0),
+        }
+    }
+
+    /// Records a new slab.
+    pub(super) fn add(&self, pages: usize, objects: usize) {
+        self.slabs.fetch_add(1, Ordering::Relaxed);
+        self.pages.fetch_add(pages, Ordering::Relaxed);
+        self.objects.fetch_add(objects, Ordering::Relaxed);
+    }
+
+    /// Records that a slab is gone.
+    pub(super) fn remove(&self, pages: usize, objects: usize) {
+        self.slabs.fetch_sub(1, Ordering::Relaxed);
+        self.pages.fetch_sub(pages, Ordering::Relaxed);
+        self.objects.fetch_sub(objects, Ordering::Relaxed);
+    }
+
+    /// Slabs, pages and objects.
+    pub(crate) fn get(&self) -> (usize, usize, usize) {
+        let load = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+        (load(&self.slabs), load(&self.pages), load(&self.objects))
+    }
 }
 
 impl<const PAGE_SIZE: usize, L: RawLock> HeapTable<PAGE_SIZE, L> {
@@ -107,7 +146,14 @@ impl<const PAGE_SIZE: usize, L: RawLock> HeapTable<PAGE_SIZE, L> {
             cpus: AtomicUsize::new(0),
             shared_base: AtomicPtr::new(core::ptr::null_mut()),
             shared: AtomicUsize::new(0),
+            totals: [const { ClassTotals::new() }; SizeClass::COUNT],
         }
+    }
+
+    /// What all heaps own of a class.
+    #[inline]
+    pub(crate) fn totals(&self, class: SizeClass) -> &ClassTotals {
+        &self.totals[class.index()]
     }
 
     /// Bytes that `count` heaps take; `None` if that is beyond the address space.

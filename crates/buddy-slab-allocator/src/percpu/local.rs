@@ -24,18 +24,9 @@ pub(super) const CURRENT: u8 = 1;
 /// On the partial list of its class.
 pub(super) const PARTIAL: u8 = 2;
 
-/// What a heap owns of one size class.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct ClassCounts {
-    pub(crate) slabs: usize,
-    pub(crate) pages: usize,
-    pub(crate) objects: usize,
-}
-
 pub(super) struct ClassSlabs {
     pub(super) current: Option<NonNull<Slab>>,
     pub(super) partial: SlabList,
-    pub(super) counts: ClassCounts,
 }
 
 /// What only the holder of a heap touches.
@@ -49,13 +40,8 @@ pub(crate) struct Local<const PAGE_SIZE: usize> {
 impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     pub(crate) const fn new() -> Self {
         Self {
-            classes: [const {
-                ClassSlabs {
-                    current: None,
-                    partial: SlabList::new(),
-                    counts: ClassCounts { slabs: 0, pages: 0, objects: 0 },
-                }
-            }; SizeClass::COUNT],
+            classes: [const { ClassSlabs { current: None, partial: SlabList::new() } };
+                SizeClass::COUNT],
             pages: PageLists::new(),
             remote: RemoteBatch::new(),
             faults: FaultLog::new(),
@@ -165,7 +151,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             }
             let warm_already = slabs.current.is_some_and(|current| Slab::used(current) == 0)
                 || slabs.partial.front().is_some_and(|front| Slab::used(front) == 0);
-            if !warm_already || !Slab::quiescent(slab) || !self.release(slab, env) {
+            if !warm_already || !Slab::quiescent(slab) || !Self::release(slab, env) {
                 let slabs = &mut self.classes[Slab::class(slab).index()];
                 Slab::set_state(slab, PARTIAL);
                 slabs.partial.push_front(slab);
@@ -225,8 +211,8 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         }
     }
 
-    /// What this heap owns of a class, and how many of its objects are free here: O(partial).
-    pub(crate) fn class_counts(&self, class: SizeClass) -> (ClassCounts, usize) {
+    /// How many objects of a class are free in this heap's slabs. O(partial slabs).
+    pub(crate) fn free_objects(&self, class: SizeClass) -> usize {
         let slabs = &self.classes[class.index()];
         let mut free = 0;
         // SAFETY: all slabs reached are alive and this heap's.
@@ -241,7 +227,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                 at = SlabList::next(slab);
             }
         }
-        (slabs.counts, free)
+        free
     }
 
     /// The counting equations of this heap, see `docs/invariants.md`.
@@ -250,7 +236,6 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         for class in SizeClass::ALL {
             let slabs = &self.classes[class.index()];
             let mut warm = 0;
-            let mut seen = 0;
             let mut check = |slab: NonNull<Slab>, state: u8| {
                 // SAFETY: all slabs reached are alive and this heap's.
                 unsafe {
@@ -260,7 +245,6 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                     Slab::check(slab);
                     warm += usize::from(Slab::used(slab) == 0 && Slab::quiescent(slab));
                 }
-                seen += 1;
             };
             if let Some(slab) = slabs.current {
                 check(slab, CURRENT);
@@ -274,7 +258,6 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                     at = SlabList::next(slab);
                 }
             }
-            assert!(seen <= slabs.counts.slabs, "slab: no more slabs on lists than owned");
             if env.may_wait() {
                 assert!(warm <= 2, "slab: {warm} empty slabs of {class:?} are kept");
             }

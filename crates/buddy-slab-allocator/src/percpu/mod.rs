@@ -12,6 +12,7 @@ mod local;
 mod page_list;
 mod remote;
 mod slabs;
+mod steal;
 
 pub(crate) use faults::FaultLog;
 pub(crate) use gate::Gate;
@@ -19,6 +20,7 @@ pub(crate) use heap::{Heap, HeapTable};
 pub(crate) use local::Local;
 pub(crate) use page_list::{PageLists, max_kept_pages};
 pub(crate) use remote::{MAX_WAITING_BYTES, publish_to};
+pub(crate) use steal::steal;
 
 use crate::buddy::{Kind, PageCore, PageRequest, Wait};
 use crate::sync::RawLock;

@@ -8,7 +8,7 @@ use crate::buddy::{Kind, PageError, PageRef, Section};
 use crate::slab::{ClassTable, Inbox, SizeClass, Slab, SlabPlace};
 use crate::sync::RawLock;
 
-/// How many slabs of a class a heap makes before it makes longer ones.
+/// How many slabs of a class there are before longer ones are made.
 const FIRST_SLABS: usize = 4;
 
 /// In band, a descriptor lies at the start of a page.
@@ -24,14 +24,14 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> Result<NonNull<Slab>, PageError> {
         let info = ClassTable::<PAGE_SIZE>::info(class);
-        let owned = self.classes[class.index()].counts.slabs;
+        let (owned, ..) = env.heaps.totals(class).get();
         let cut = if owned < FIRST_SLABS { info.first } else { info.grown };
         let mut pages = usize::from(cut.pages);
         let min_pages = usize::from(info.min_pages).max(1);
         let mut error;
         loop {
             match env.core.alloc(&env.request(pages, Kind::Slab)) {
-                Ok(page) => match self.format(class, page, pages, true, env) {
+                Ok(page) => match Self::format(class, page, pages, true, env) {
                     Ok(slab) => return Ok(slab),
                     Err(why) => error = why,
                 },
@@ -47,13 +47,12 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         let offset = Self::in_band_offset(class);
         let count = (offset + info.size as usize).div_ceil(PAGE_SIZE);
         let page = self.pages.take_part(count, env).ok_or(error)?;
-        self.format(class, page, count, false, env)
+        Self::format(class, page, count, false, env)
     }
 
     /// Cuts `count` pages into a slab. The descriptor goes into a slot of the same section, or,
     /// if none can be had, to the start of the pages themselves. Gives the pages back on failure.
     fn format<L: RawLock>(
-        &mut self,
         class: SizeClass,
         page: PageRef<'_, PAGE_SIZE>,
         count: usize,
@@ -95,17 +94,14 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             None
         };
         let Some(slab) = slab else {
-            self.give_pages_back(page, count, env);
+            Self::give_pages_back(page, count, env);
             return Err(PageError::Exhausted);
         };
         // SAFETY: the pages are this heap's, and the descriptor lies in their section.
         unsafe { page.mark_slab(count, slab.as_ptr().cast()) };
         // SAFETY: just formatted.
         let objects = unsafe { Slab::object_count(slab) };
-        let counts = &mut self.classes[class.index()].counts;
-        counts.slabs += 1;
-        counts.pages += count;
-        counts.objects += objects;
+        env.heaps.totals(class).add(count, objects);
         Ok(slab)
     }
 
@@ -117,7 +113,6 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     }
 
     fn give_pages_back<L: RawLock>(
-        &mut self,
         page: PageRef<'_, PAGE_SIZE>,
         count: usize,
         env: &Env<'_, PAGE_SIZE, L>,
@@ -134,9 +129,9 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     /// take the lock that its descriptor needs.
     ///
     /// # Safety
-    /// - `slab` is this heap's, quiescent, and on no list.
+    /// - `slab` is this heap's, quiescent, and on no list; or the caller has taken all its objects
+    ///   and groups.
     pub(super) unsafe fn release<L: RawLock>(
-        &mut self,
         slab: NonNull<Slab>,
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> bool {
@@ -157,11 +152,8 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                 page.mark_slab(count, slab.as_ptr().cast());
                 return false;
             }
-            self.give_pages_back(page, count, env);
-            let counts = &mut self.classes[class.index()].counts;
-            counts.slabs -= 1;
-            counts.pages -= count;
-            counts.objects -= objects;
+            Self::give_pages_back(page, count, env);
+            env.heaps.totals(class).remove(count, objects);
         }
         true
     }
@@ -186,7 +178,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                 && Slab::quiescent(slab)
             {
                 self.classes[class].current = None;
-                if !self.release(slab, env) {
+                if !Self::release(slab, env) {
                     self.classes[class].current = Some(slab);
                 }
             }
@@ -196,7 +188,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                     break;
                 }
                 self.classes[class].partial.remove(slab);
-                if !self.release(slab, env) {
+                if !Self::release(slab, env) {
                     self.classes[class].partial.push_front(slab);
                     break;
                 }

@@ -63,7 +63,8 @@ pub unsafe trait Platform: Sync + 'static {
     /// few cycles up to a hundred; the default is tens of milliseconds.
     const PATIENCE: u32 = 1 << 20;
 
-    /// How many shared heaps serve early boot, unknown CPUs and re-entering handlers.
+    /// How many shared heaps serve early boot, unknown CPUs and re-entering handlers;
+    /// at least one.
     const SHARED_HEAPS: usize = 2;
 
     /// Keeps this CPU, and tells its index; `None` before indices exist. An index out of range

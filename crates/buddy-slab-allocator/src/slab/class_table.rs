@@ -1,7 +1,7 @@
 //! How slabs of every class are cut, computed at compile time for each page size.
 //!
 //! A slab wastes its tail and its descriptor. More pages waste less of both, but a small heap
-//! wants small slabs. So each class has two cuts: the *first* few slabs of a heap take the fewest
+//! wants small slabs. So each class has two cuts: the *first* few slabs take the fewest
 //! pages whose waste is tolerable, later ones take the fewest whose waste is next to the least
 //! possible. The descriptor lies outside the pages; standalone slabs, which keep it in their first
 //! bytes, are sized by [`SizeClass::slab_pages`] instead.
@@ -10,7 +10,7 @@ use super::layout::DescriptorLayout;
 use super::size_class::SizeClass;
 
 /// How much more waste than the least possible is accepted for the sake of fewer pages, in a
-/// heap's first slabs of a class and in later ones.
+/// class's first slabs and in later ones.
 const FIRST_TOLERANCE_PERMILLE: usize = 15;
 const GROWN_TOLERANCE_PERMILLE: usize = 1;
 
@@ -31,9 +31,9 @@ pub(crate) struct SlabCut {
 pub(crate) struct ClassInfo {
     /// Object size in bytes.
     pub(crate) size: u32,
-    /// A heap's first slabs.
+    /// The first slabs of the class.
     pub(crate) first: SlabCut,
-    /// Its later ones: a heap that uses the class much.
+    /// Later ones: the class is much used.
     pub(crate) grown: SlabCut,
     /// The shortest slab that holds an object, for when memory is scarce.
     pub(crate) min_pages: u8,

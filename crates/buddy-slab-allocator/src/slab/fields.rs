@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 use super::layout::GROUP_OBJECTS;
 use super::size_class::SizeClass;
 use super::slab::{ObjectIndex, Slab, SlabPlace};
-use crate::sync::atomic::Ordering::{Acquire, Relaxed};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Every function wants a slab that is formatted and not released; those that say *owner* are
 /// for its owner only.
@@ -156,14 +156,49 @@ impl Slab {
         unsafe { (*slab.as_ptr()).state.load(Relaxed) as u8 }
     }
 
-    /// Sets the owner's tag.
+    /// Sets the owner's tag. Whoever sees it by [`all_freed`](Self::all_freed) also sees what the
+    /// owner did before.
     ///
     /// # Safety
     /// - The caller is the owner.
     #[inline(always)]
     pub(crate) unsafe fn set_state(slab: NonNull<Self>, state: u8) {
         // SAFETY: alive, and the field is atomic.
-        unsafe { (*slab.as_ptr()).state.store(u16::from(state), Relaxed) }
+        unsafe { (*slab.as_ptr()).state.store(u16::from(state), Release) }
+    }
+
+    /// Whether every object waits in the remote words, and the owner's tag is `state`: the owner
+    /// then has nothing to do with the slab but to collect it.
+    ///
+    /// # Safety
+    /// - The slab is kept alive.
+    pub(crate) unsafe fn all_freed(slab: NonNull<Self>, state: u8) -> bool {
+        // SAFETY: alive, and the field is atomic; the groups are those that exist.
+        unsafe {
+            let mut pending = 0;
+            for group in 0..Self::group_count(slab) {
+                let free = (*Self::free_word(slab, group)).load(Relaxed);
+                if free != 0 {
+                    return false; // a double free is pending, or not all objects are out
+                }
+                pending += Self::remote_group(slab, group).as_ref().pending().count_ones();
+            }
+            pending as usize == Self::object_count(slab)
+                && (*slab.as_ptr()).state.load(Acquire) == u16::from(state)
+        }
+    }
+
+    /// Takes every object out of the remote words, for good.
+    ///
+    /// # Safety
+    /// - [`all_freed`](Self::all_freed) said so, and the caller has taken all groups off an inbox.
+    pub(crate) unsafe fn take_all_freed(slab: NonNull<Self>) {
+        // SAFETY: alive while its groups are not collected; the groups are those that exist.
+        unsafe {
+            for group in 0..Self::group_count(slab) {
+                Self::remote_group(slab, group).as_ref().take();
+            }
+        }
     }
 
     /// Whether the object looks free at this moment: a bit of it is set, locally or remotely.

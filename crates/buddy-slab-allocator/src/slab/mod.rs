@@ -47,7 +47,7 @@ pub(crate) use {
     groups::RemoteGroup,
     inbox::Inbox,
     list::SlabList,
-    remote::{collect, group_index, slab_of},
+    remote::{collect, group_index, slab_of, take_one},
     slab::{ObjectIndex, Slab, SlabPlace},
 };
 #[cfg(not(loom))]

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use super::groups::RemoteGroup;
 use super::layout::{LINE, line_offset};
-use super::slab::Slab;
+use super::slab::{ObjectIndex, Slab};
 use crate::sync::atomic::Ordering::Relaxed;
 
 /// What publishing remote frees found.
@@ -106,5 +106,26 @@ pub(crate) unsafe fn collect(group: NonNull<RemoteGroup>) -> Collected {
             was_full,
             now_empty: Slab::is_empty(slab),
         }
+    }
+}
+
+/// Takes one pending object of a group out for use, without making it free: for a CPU that is not
+/// the owner. `true` if the group must be pushed on the owner's inbox again.
+///
+/// # Safety
+/// - The caller has taken the group off an inbox, and pushes it if told so; otherwise it does not
+///   touch the slab's groups any more.
+pub(crate) unsafe fn take_one(group: NonNull<RemoteGroup>) -> (Option<NonNull<u8>>, bool) {
+    // SAFETY: the group was queued, so its slab lives; the object that is taken keeps it alive.
+    unsafe {
+        let slab = slab_of(group);
+        let number = Slab::index_of_group(slab, group);
+        let bits = group.as_ref().take();
+        if bits == 0 {
+            return (None, false);
+        }
+        let object = Slab::object_ptr(slab, ObjectIndex::new(number, bits.trailing_zeros()));
+        let rest = bits & (bits - 1);
+        (Some(object), rest != 0 && group.as_ref().publish(rest) == 0)
     }
 }

@@ -7,6 +7,7 @@
 //! announces the running context before it takes one (see `platform`).
 
 use super::atomic::{AtomicBool, Ordering};
+use super::order::{self, Rank};
 use super::spin_loop;
 
 /// A mutual-exclusion lock that the allocator can embed.
@@ -115,32 +116,67 @@ unsafe impl RawLock for NoLock {
     unsafe fn unlock(&self) {}
 }
 
+/// Waits for a lock.
+#[inline]
+pub(crate) fn lock<L: RawLock>(lock: &L, rank: Rank) {
+    order::check_wait(rank);
+    lock.lock();
+    order::took(rank);
+}
+
+/// Takes a lock if it is free at this moment.
+#[inline]
+pub(crate) fn try_lock<L: RawLock>(lock: &L, rank: Rank) -> bool {
+    let taken = lock.try_lock();
+    if taken {
+        order::took(rank);
+    }
+    taken
+}
+
+/// Tries `attempts` times, then gives up.
+pub(crate) fn lock_bounded<L: RawLock>(lock: &L, rank: Rank, attempts: u32) -> bool {
+    for _ in 0..attempts {
+        if try_lock(lock, rank) {
+            return true;
+        }
+        spin_loop();
+    }
+    false
+}
+
+/// Gives a lock back.
+///
+/// # Safety
+/// - The caller holds it, in this context.
+#[inline]
+pub(crate) unsafe fn unlock<L: RawLock>(lock: &L, rank: Rank) {
+    order::gave(rank);
+    // SAFETY: held by the caller (condition).
+    unsafe { lock.unlock() }
+}
+
 /// Holds a [`RawLock`] and gives it back when dropped.
-pub(crate) struct Guard<'a, L: RawLock>(&'a L);
+pub(crate) struct Guard<'a, L: RawLock>(&'a L, Rank);
 
 impl<'a, L: RawLock> Guard<'a, L> {
     /// Waits for the lock.
     #[inline]
-    pub(crate) fn lock(lock: &'a L) -> Self {
-        lock.lock();
-        Self(lock)
+    pub(crate) fn lock(lock: &'a L, rank: Rank) -> Self {
+        self::lock(lock, rank);
+        Self(lock, rank)
     }
 
     /// Takes the lock if it is free at this moment.
     #[inline]
-    pub(crate) fn try_lock(lock: &'a L) -> Option<Self> {
-        lock.try_lock().then(|| Self(lock))
+    pub(crate) fn try_lock(lock: &'a L, rank: Rank) -> Option<Self> {
+        // Not `then_some`: a guard that is built and dropped would give back another's lock.
+        try_lock(lock, rank).then(|| Self(lock, rank))
     }
 
     /// Tries `attempts` times, then gives up.
-    pub(crate) fn lock_bounded(lock: &'a L, attempts: u32) -> Option<Self> {
-        for _ in 0..attempts {
-            if let Some(guard) = Self::try_lock(lock) {
-                return Some(guard);
-            }
-            spin_loop();
-        }
-        None
+    pub(crate) fn lock_bounded(lock: &'a L, rank: Rank, attempts: u32) -> Option<Self> {
+        lock_bounded(lock, rank, attempts).then(|| Self(lock, rank))
     }
 }
 
@@ -148,6 +184,6 @@ impl<L: RawLock> Drop for Guard<'_, L> {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: a guard exists only while its lock is held, and never leaves its context.
-        unsafe { self.0.unlock() }
+        unsafe { unlock(self.0, self.1) }
     }
 }

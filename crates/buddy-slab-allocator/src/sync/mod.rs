@@ -6,9 +6,11 @@
 #[cfg(any(feature = "lock_api", feature = "critical-section"))]
 mod adapters;
 mod lock;
+mod order;
 
-pub(crate) use lock::Guard;
+pub(crate) use lock::{Guard, lock, lock_bounded, try_lock, unlock};
 pub use lock::{NoLock, RawLock, SpinLock};
+pub(crate) use order::{Rank, assert_nothing_held};
 
 #[cfg(feature = "critical-section")]
 pub use adapters::CriticalSectionLock;

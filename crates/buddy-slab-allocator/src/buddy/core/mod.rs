@@ -36,7 +36,7 @@ use super::directory::Directory;
 use super::node::{Node, Table, rank};
 use super::section::Section;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use crate::sync::{Guard, RawLock};
+use crate::sync::{Guard, Rank, RawLock};
 use crate::units::{NodeId, Zone};
 
 pub(super) use self::claim::SlabMark;
@@ -147,9 +147,9 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     #[inline]
     fn lock<'a>(&self, lock: &'a L, wait: Wait) -> Option<Guard<'a, L>> {
         match wait {
-            Wait::Spin => Some(Guard::lock(lock)),
-            Wait::Bounded(attempts) => Guard::lock_bounded(lock, attempts),
-            Wait::Try => Guard::try_lock(lock),
+            Wait::Spin => Some(Guard::lock(lock, Rank::Node)),
+            Wait::Bounded(attempts) => Guard::lock_bounded(lock, Rank::Node, attempts),
+            Wait::Try => Guard::try_lock(lock, Rank::Node),
         }
     }
 

@@ -15,7 +15,7 @@ use super::super::section::{RegionSpec, Section};
 use super::{MAX_NODES, PageCore, Wait};
 use crate::error::AllocError;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Guard, RawLock};
+use crate::sync::{Guard, Rank, RawLock};
 use crate::units::Zone;
 
 /// What the topology lock guards besides publication itself.
@@ -54,7 +54,7 @@ struct Withdraw<'a, const PAGE_SIZE: usize, L: RawLock> {
 
 impl<const PAGE_SIZE: usize, L: RawLock> Drop for Withdraw<'_, PAGE_SIZE, L> {
     fn drop(&mut self) {
-        let _guard = Guard::lock(&self.core.topology_lock);
+        let _guard = Guard::lock(&self.core.topology_lock, Rank::Topology);
         // SAFETY: the topology lock is held.
         let topology = unsafe { self.core.topology() };
         let mut link = &raw mut topology.announced;
@@ -115,7 +115,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         let mut place = Announced { first_byte, last_byte, next: ptr::null_mut() };
         let announced = &raw mut place;
         {
-            let _guard = Guard::lock(&self.topology_lock);
+            let _guard = Guard::lock(&self.topology_lock, Rank::Topology);
             // SAFETY: the topology lock is held.
             let topology = unsafe { self.topology() };
             if self.overlaps(topology, first_byte, last_byte) {
@@ -170,7 +170,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// # Safety
     /// - It is built, and nobody else has it.
     unsafe fn publish(&self, section: NonNull<Section<PAGE_SIZE>>) -> Result<(), AllocError> {
-        let _guard = Guard::lock(&self.topology_lock);
+        let _guard = Guard::lock(&self.topology_lock, Rank::Topology);
         // SAFETY: the topology lock is held.
         let topology = unsafe { self.topology() };
         // SAFETY: built (condition); lives until it is removed.

@@ -17,7 +17,7 @@ use super::super::section::Section;
 use super::region::{id_of, managed};
 use super::{PageCore, Wait};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Guard, RawLock};
+use crate::sync::{Guard, Rank, RawLock};
 use crate::units::Zone;
 
 /// Why a section cannot be withdrawn.
@@ -48,7 +48,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> fmt::Debug for RemovalToken<'_, PAGE_SI
 
 impl<const PAGE_SIZE: usize, L: RawLock> Drop for RemovalToken<'_, PAGE_SIZE, L> {
     fn drop(&mut self) {
-        let _guard = Guard::lock(&self.core.topology_lock);
+        let _guard = Guard::lock(&self.core.topology_lock, Rank::Topology);
         // SAFETY: the topology lock is held; the token's section is on the list.
         unsafe {
             self.core.forget_isolated(self.section);
@@ -69,7 +69,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         addr: usize,
     ) -> Result<RemovalToken<'_, PAGE_SIZE, L>, RemovalError> {
         self.drain_deferred(Wait::Spin);
-        let _guard = Guard::lock(&self.topology_lock);
+        let _guard = Guard::lock(&self.topology_lock, Rank::Topology);
         let section = self.lookup_section(addr).ok_or(RemovalError::NotFound)?;
         let links = section.links();
         let is_first = self.first_section().is_some_and(|first| core::ptr::eq(first, section));
@@ -124,7 +124,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         token: RemovalToken<'_, PAGE_SIZE, L>,
     ) -> (usize, usize) {
         let token = ManuallyDrop::new(token);
-        let _guard = Guard::lock(&self.topology_lock);
+        let _guard = Guard::lock(&self.topology_lock, Rank::Topology);
         // SAFETY: the topology lock is held; the token's section is on the list.
         unsafe { self.forget_isolated(token.section) };
         // SAFETY: a built section, which the token owns.

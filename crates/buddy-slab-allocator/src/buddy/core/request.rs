@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::super::section::{Kind, PhysFn};
-use crate::sync::{RawLock, spin_loop};
+use crate::sync::{self, Rank, RawLock};
 use crate::units::{Misuse, NodeId, Order, PhysLimit};
 
 /// How long a caller waits for a node's lock.
@@ -19,21 +19,15 @@ pub(crate) enum Wait {
 
 impl Wait {
     /// Takes `lock` if that is possible within this patience. The caller unlocks it.
-    pub(crate) fn acquire<L: RawLock>(self, lock: &L) -> bool {
+    pub(crate) fn acquire<L: RawLock>(self, lock: &L, rank: Rank) -> bool {
         match self {
-            Self::Spin => lock.lock(),
-            Self::Try => return lock.try_lock(),
-            Self::Bounded(attempts) => {
-                for _ in 0..attempts {
-                    if lock.try_lock() {
-                        return true;
-                    }
-                    spin_loop();
-                }
-                return false;
+            Self::Spin => {
+                sync::lock(lock, rank);
+                true
             }
+            Self::Bounded(attempts) => sync::lock_bounded(lock, rank, attempts),
+            Self::Try => sync::try_lock(lock, rank),
         }
-        true
     }
 }
 

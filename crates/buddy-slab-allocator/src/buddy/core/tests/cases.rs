@@ -168,6 +168,7 @@ fn a_thousand_sections_serve_in_the_order_of_adding() {
     core.check_invariants();
 }
 
+#[cfg(target_pointer_width = "64")]
 #[test]
 fn ordinary_requests_spare_low_memory_and_limits_take_the_highest_zone() {
     // 12 MiB that begin 6 MiB below 16 MiB, then 12 MiB around 4 GiB.
