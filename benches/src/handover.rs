@@ -16,7 +16,7 @@ use crate::pair::print_compared;
 use crate::platforms::as_second_cpu;
 use crate::rounds::{Contender, time_per};
 
-const OBJECTS: usize = 300_000;
+const OBJECTS: usize = 50_000;
 const SLOTS: usize = 4096;
 const LAYOUT: Layout = Layout::new::<[u64; 8]>();
 

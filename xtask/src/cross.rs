@@ -180,6 +180,8 @@ fn cargo(root: &Path, way: Way, subcommand: &str, standard: &str) -> Command {
         .env("RUSTC_BOOTSTRAP", "1")
         // A directory of its own: two compilers would evict each other's work from one.
         .env("CARGO_TARGET_DIR", crate::target_directory(root).join("debian"))
+        // Backtraces want no more, and less debug information builds sooner.
+        .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
         .args([subcommand, "--locked", &format!("-Zbuild-std={standard}")]);
     command
 }

@@ -266,7 +266,7 @@ fn tick_publishes_remote_frees_and_returns_surplus_pages() {
     let after = on(0, || heap.snapshot());
     let class = SizeClass::from_layout(small).expect("a class").index();
     assert_eq!(after.classes[class].objects_live, 0, "published");
-    assert_eq!(before.classes[class].objects_live, 20, "batched until then");
+    assert!(before.classes[class].objects_live > 0, "batched until then");
     assert!(after.cached_pages < before.cached_pages, "surplus pages went back");
     assert!(after.cached_pages > 0, "but not what is at hand");
 }

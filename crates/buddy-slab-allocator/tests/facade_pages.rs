@@ -259,6 +259,7 @@ fn mapped(bytes: usize, phys: fn(usize) -> Option<u64>) -> &'static Pinned {
     heap.platform().0.phys.set(phys).expect("once");
     // SAFETY: the region is leaked.
     unsafe { heap.init_raw(region.as_mut_ptr(), region.len(), 1) }.expect("init");
+    common::forget_stock(heap);
     heap
 }
 
@@ -297,7 +298,8 @@ fn a_limit_within_a_zone_admits_every_page_below_it_and_no_other() {
     };
     let block = heap.alloc_pages_with(10, &options).expect("a block");
     assert!(
-        block % (64 * PAGE) == 0 && phys(block) + 10 * PAGE as u64 <= phys(start) + 8 * MIB as u64
+        block.is_multiple_of(64 * PAGE)
+            && phys(block) + 10 * PAGE as u64 <= phys(start) + 8 * MIB as u64
     );
     heap.dealloc_pages(block, 10);
     assert_eq!(take_below(heap, GIB, 1), [], "nothing lies that low");
@@ -325,13 +327,15 @@ fn a_limit_holds_where_memory_is_scattered() {
     common::check_all_free(heap);
 }
 
-/// It is the user's code: what it calls is unknown.
+/// As its documentation says: only for an odd limit where addresses jump.
 #[test]
-fn virt_to_phys_is_never_asked_with_a_lock_held() {
+fn virt_to_phys_is_asked_with_a_lock_held_only_for_odd_limits_in_scattered_memory() {
     let _one = ONE_MAP.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for phys in [scattered as fn(usize) -> Option<u64>, at_one_gib, across_four_gib] {
         let heap = mapped(16 * MIB, phys);
-        for limit in [GIB + 1, GIB + 9 * MIB as u64 + 77, 4 * GIB, 4 * GIB + 5] {
+        let odd = [GIB + 1, GIB + 9 * MIB as u64 + 77, 4 * GIB + 5];
+        let jumps = std::ptr::fn_addr_eq(phys, scattered as fn(usize) -> Option<u64>);
+        for limit in [16 << 20, 4 * GIB].into_iter().chain(odd.into_iter().filter(|_| !jumps)) {
             for count in [1, 3, 40] {
                 let pages = take_below(heap, limit, count);
                 pages.iter().for_each(|page| heap.dealloc_pages(*page, count));
@@ -422,8 +426,13 @@ fn a_node_is_preferred_and_the_others_follow_by_distance() {
     let node_of =
         |page: usize| ranges.iter().position(|range| range.contains(&page)).expect("a node");
     let order_of = |pages: &[usize]| {
-        let mut order: Vec<_> = pages.iter().map(|page| node_of(*page)).collect();
-        order.dedup();
+        // By first page. (What a heap keeps comes last, wherever it is.)
+        let mut order = Vec::new();
+        for node in pages.iter().map(|page| node_of(*page)) {
+            if !order.contains(&node) {
+                order.push(node);
+            }
+        }
         order
     };
     let expected = [(0, [0, 1, 2, 3]), (1, [1, 0, 2, 3]), (2, [2, 1, 3, 0]), (3, [3, 2, 1, 0])];
@@ -796,10 +805,7 @@ fn regions_that_cannot_be_used_are_refused_and_init_may_be_retried() {
         heap.init_raw(base, MIB, 1).expect("init");
         assert_eq!(heap.init_raw(base, MIB, 1), invalid, "once only");
         assert_eq!(heap.add_region_raw(base, MIB, 0), Err(AllocError::MemoryOverlap));
-        assert_eq!(
-            heap.add_region_raw(base.wrapping_sub(10 * PAGE), 10 * PAGE + 1, 0).is_err(),
-            true
-        );
+        assert!(heap.add_region_raw(base.wrapping_sub(10 * PAGE), 10 * PAGE + 1, 0).is_err());
         let other = Region::new(10 * PAGE).leak();
         assert_eq!(heap.add_region_raw(other.as_mut_ptr(), 0, 0), invalid);
         assert_eq!(heap.add_region_raw(other.as_mut_ptr(), PAGE, 0), invalid);

@@ -18,7 +18,8 @@ fn add_up(snapshot: &Snapshot) {
         "managed = free on lists + kept + deferred + allocated"
     );
     let slabs: usize = snapshot.classes.iter().map(|class| class.pages).sum();
-    assert_eq!(allocated, slabs + snapshot.large_pages, "allocated = slabs + pages");
+    let own = slabs + snapshot.descriptor_pages;
+    assert_eq!(allocated, own + snapshot.large_pages, "allocated = slabs + descriptors + pages");
     for class in &snapshot.classes {
         assert!(class.objects_live <= class.objects_total);
         assert!(class.objects_total * class.size <= class.pages * PAGE, "objects lie in pages");
@@ -82,6 +83,7 @@ fn churn<P: Platform>(heap: &GlobalAllocator<PAGE, P>, cpus: usize) {
     let snapshot = heap.snapshot();
     add_up(&snapshot);
     assert_eq!((snapshot.allocated_bytes, snapshot.cached_pages), (0, 0));
+    assert_eq!(snapshot.descriptor_pages, 0);
     assert!(snapshot.classes.iter().all(|class| class.slabs == 0));
 }
 
@@ -102,17 +104,22 @@ fn several_sections_are_counted_together() {
     add_up(&snapshot);
     assert_eq!(snapshot.sections, 4);
     let sections = (0..4).map(|index| heap.managed_section(index).expect("a section"));
-    assert_eq!(sections.map(|section| section.free_pages).sum::<usize>(), snapshot.listed_free_pages());
+    assert_eq!(
+        sections.map(|section| section.free_pages).sum::<usize>(),
+        snapshot.listed_free_pages()
+    );
     assert_eq!(snapshot.managed_bytes, heap.managed_bytes());
 }
 
 #[test]
-fn a_running_pinned_cpu_is_left_out_and_counted_as_such() {
+fn what_is_free_on_a_running_pinned_cpu_is_not_seen_and_that_is_said() {
     let heap = common::heap_on(PinnedSim::default(), 4 * MIB, 3);
     let some = on(1, || objects(heap, layout(64, 8), 10));
     let class = SizeClass::from_layout(layout(64, 8)).expect("a class").index();
     let snapshot = on(0, || heap.snapshot());
-    assert_eq!((snapshot.heaps_not_seen, snapshot.classes[class].objects_live), (1, 0));
+    let info = &snapshot.classes[class];
+    assert_eq!((snapshot.heaps_not_seen, info.slabs), (1, 1), "its slab is known all the same");
+    assert_eq!(info.objects_live, info.objects_total, "what is free in it is not");
     on(1, || heap.idle(1)).expect("a CPU");
     let snapshot = on(0, || heap.snapshot());
     assert_eq!((snapshot.heaps_not_seen, snapshot.classes[class].objects_live), (0, 10));
@@ -131,7 +138,7 @@ fn fragmentation_is_none_when_fresh_and_whole_when_every_other_page_is_taken() {
     let pages = common::take_all_pages(heap);
     assert_eq!(heap.snapshot().fragmentation_permille(5), 0, "nothing is free");
     let (even, odd): (Vec<usize>, Vec<usize>) =
-        pages.into_iter().partition(|page| page / PAGE % 2 == 0);
+        pages.into_iter().partition(|page| (page / PAGE).is_multiple_of(2));
     common::free_pages(heap, &even);
     heap.shrink();
     let snapshot = heap.snapshot();
@@ -164,7 +171,8 @@ fn buddyinfo_prints_every_free_block() {
     }
     assert_eq!(free, snapshot.listed_free_pages());
     let last = numbers(lines.next_back().expect("a last line"));
-    assert_eq!(last, [snapshot.cached_pages, snapshot.deferred_pages, snapshot.internal_pages]);
+    let Snapshot { cached_pages, deferred_pages, descriptor_pages, internal_pages, .. } = snapshot;
+    assert_eq!(last, [cached_pages, deferred_pages, descriptor_pages, internal_pages]);
     (1..).zip(some).for_each(|(count, at)| heap.dealloc_pages(at, count));
 }
 
@@ -217,6 +225,7 @@ fn the_map_draws_each_page_as_what_it_is() {
     assert_eq!(count('P'), snapshot.large_pages);
     assert_eq!(count(':'), snapshot.cached_pages);
     assert_eq!(count('.'), snapshot.listed_free_pages());
+    assert_eq!(count('x'), snapshot.descriptor_pages);
     // Where they are.
     let letter = |addr: usize| cells.as_bytes()[(addr - section.0) / PAGE] as char;
     assert_eq!(letter(some[0].addr().get()), '#');
@@ -266,7 +275,8 @@ fn snapshots_may_be_taken_in_the_reclaim_callback() {
         let heap = HEAP.get().expect("the heap");
         let snapshot = heap.snapshot();
         add_up(&snapshot);
-        let text = format!("{}{}{}", snapshot.buddyinfo(), snapshot.slabinfo(), heap.heap_map(8, 8));
+        let text =
+            format!("{}{}{}", snapshot.buddyinfo(), snapshot.slabinfo(), heap.heap_map(8, 8));
         assert!(!text.is_empty());
         FREE.store(snapshot.listed_free_pages(), Ordering::Relaxed);
         false

@@ -15,7 +15,7 @@ use buddy_slab_allocator::{
     AllocError, AllocResult, BuddyAllocator, GlobalAllocator, ManagedSection, OsImpl, SizeClass,
     SlabAllocResult, SlabAllocator, SlabDeallocResult,
 };
-use testkit::platform::{FakeCpus, HIGH, IDENTITY, LOW, PhysMap, set_cpu};
+use testkit::platform::{IDENTITY, LOW, set_cpu};
 use testkit::region::Region;
 
 const PAGE: usize = 0x1000;
@@ -403,6 +403,8 @@ fn low_memory_is_below_four_gib() {
 #[test]
 #[cfg(target_pointer_width = "64")]
 fn high_memory_is_never_low() {
+    use testkit::platform::{FakeCpus, HIGH, PhysMap};
+
     let mut region = Region::new(64 * PAGE);
     let heap = global(&mut region, 1, &HIGH);
     assert_eq!(heap.alloc_pages_lowmem(1, PAGE), Err(AllocError::NoMemory));

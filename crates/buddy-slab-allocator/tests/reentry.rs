@@ -16,7 +16,7 @@ use buddy_slab_allocator::{
 };
 
 const WORKERS: usize = 2;
-const MIN_REENTRIES: usize = 1_000;
+const MIN_REENTRIES: usize = 100;
 const TIME_LIMIT: Duration = Duration::from_secs(6);
 
 thread_local! {
@@ -211,7 +211,7 @@ fn worker<P: Platform>(heap: &GlobalAllocator<4096, P>, number: usize, stop: &At
             // SAFETY: allocated above with this layout.
             unsafe { heap.dealloc(object, layout) };
         }
-        if round % 7 == 0
+        if round.is_multiple_of(7)
             && let Ok(addr) = heap.alloc_pages(2, 0)
         {
             heap.dealloc_pages(addr, 2);
@@ -288,7 +288,7 @@ fn fire_at<P: Platform>(platform: P) {
     // SAFETY: a leaked region of that length.
     unsafe { heap.init_raw(base, len, WORKERS) }.expect("init");
     let heap = &*heap;
-    deliver(heap, || heap.reentry_count() >= 2 * MIN_REENTRIES);
+    deliver(heap, || heap.reentry_count() >= 10 * MIN_REENTRIES);
     let (requests, failures) =
         (COUNTS.requests.load(Ordering::Relaxed), COUNTS.failures.load(Ordering::Relaxed));
     println!("{} re-entries, {requests} requests, {failures} failed", heap.reentry_count());

@@ -4,6 +4,9 @@ use core::ptr;
 
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize};
 
+/// How many sizes of metadata slots have a list of their own.
+pub(super) const SLOT_SIZES: usize = 4;
+
 /// What the page core keeps about a section, inside the section's own header, so that hundreds
 /// or thousands of sections need no table elsewhere. `T` is the section type.
 ///
@@ -20,8 +23,8 @@ pub(crate) struct SectionLinks<T> {
     pub(super) slot: AtomicUsize,
     /// Pages that hold the allocator's own tables for good.
     pub(super) internal_pages: AtomicUsize,
-    /// The first page with a free metadata slot; `PFN_NONE` if there is none.
-    pub(super) slot_pages: AtomicU32,
+    /// By slot size: the first page with a free metadata slot; `PFN_NONE` if there is none.
+    pub(super) slot_pages: [AtomicU32; SLOT_SIZES],
     /// Withdrawn: nothing may be taken from it.
     pub(super) isolated: AtomicBool,
 }
@@ -35,7 +38,7 @@ impl<T> SectionLinks<T> {
             next_isolated: AtomicPtr::new(ptr::null_mut()),
             slot: AtomicUsize::new(usize::MAX),
             internal_pages: AtomicUsize::new(0),
-            slot_pages: AtomicU32::new(u32::MAX),
+            slot_pages: [const { AtomicU32::new(u32::MAX) }; SLOT_SIZES],
             isolated: AtomicBool::new(false),
         }
     }

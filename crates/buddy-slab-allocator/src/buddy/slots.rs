@@ -3,17 +3,18 @@
 //! and go with it).
 //!
 //! A slot page is one page of the section, counted as allocated. Its first 64 bytes are its
-//! header, with a bitmap of free slots; pages with a free slot form a list whose head is in the
-//! section's links. A page whose slots are all free goes back to the lists at once. Everything
+//! header, with a bitmap of free slots; pages with a free slot form a list by slot size whose head is in
+//! the section's links. A page whose slots are all free goes back to the lists at once. Everything
 //! here happens under the node's lock.
 
 use core::ptr::NonNull;
 
 use super::core::{PageCore, PageError, PageRef, Wait};
+use super::links::SLOT_SIZES;
 use super::page_meta::PFN_NONE;
 use super::section::{Kind, Section};
 use crate::sync::RawLock;
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::units::{Misuse, Order, Pfn, Zone};
 
 /// Alignment of every slot, and the size of the header.
@@ -26,7 +27,7 @@ const WORD_BITS: usize = usize::BITS as usize;
 ///
 /// # Invariants
 /// - S1: `free_count` is the number of set bits; bits from `slot_count` on are clear.
-/// - S2: the page is on the section's list exactly if `free_count > 0`.
+/// - S2: the page is on the list of its size exactly if `free_count > 0`.
 #[repr(C, align(8))]
 struct SlotPage {
     free_count: u16,
@@ -59,12 +60,17 @@ unsafe fn header<const PAGE_SIZE: usize>(
     Pfn::new(pfn).map(|pfn| unsafe { section.ptr_of(pfn).cast::<SlotPage>().as_mut() })
 }
 
-/// Puts a slot page on the section's list.
+/// The list of pages with free slots of a size: 64, 128, 192 bytes, and all larger ones.
+fn list_of<const PAGE_SIZE: usize>(section: &Section<PAGE_SIZE>, slot_bytes: usize) -> &AtomicU32 {
+    &section.links().slot_pages[(slot_bytes / UNIT).clamp(1, SLOT_SIZES) - 1]
+}
+
+/// Puts a slot page on the list of its size.
 ///
 /// # Safety
 /// - As [`header`]; the page is not on the list.
-unsafe fn push<const PAGE_SIZE: usize>(section: &Section<PAGE_SIZE>, pfn: u32) {
-    let head = &section.links().slot_pages;
+unsafe fn push<const PAGE_SIZE: usize>(section: &Section<PAGE_SIZE>, pfn: u32, slot_bytes: usize) {
+    let head = list_of(section, slot_bytes);
     let next = head.load(Ordering::Relaxed);
     // SAFETY: list members are slot pages; one reference at a time.
     unsafe {
@@ -79,19 +85,21 @@ unsafe fn push<const PAGE_SIZE: usize>(section: &Section<PAGE_SIZE>, pfn: u32) {
     head.store(pfn, Ordering::Relaxed);
 }
 
-/// Takes a slot page off the section's list.
+/// Takes a slot page off the list of its size.
 ///
 /// # Safety
 /// - As [`header`]; the page is on the list.
 unsafe fn remove<const PAGE_SIZE: usize>(section: &Section<PAGE_SIZE>, pfn: u32) {
     // SAFETY: list members are slot pages; one reference at a time.
     unsafe {
-        let Some((prev, next)) = header(section, pfn).map(|page| (page.prev, page.next)) else {
+        let Some((prev, next, slot_bytes)) =
+            header(section, pfn).map(|page| (page.prev, page.next, page.slot_bytes as usize))
+        else {
             return;
         };
         match header(section, prev) {
             Some(prev) => prev.next = next,
-            None => section.links().slot_pages.store(next, Ordering::Relaxed),
+            None => list_of(section, slot_bytes).store(next, Ordering::Relaxed),
         }
         if let Some(next) = header(section, next) {
             next.prev = prev;
@@ -102,7 +110,8 @@ unsafe fn remove<const PAGE_SIZE: usize>(section: &Section<PAGE_SIZE>, pfn: u32)
 impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// A slot of `size_bytes` in `section`: aligned to 64, uninitialised.
     ///
-    /// Complexity: O(1) while all slots of a section are of one size. Locks: the node's.
+    /// Complexity: O(1) up to 192 bytes, and above while all larger slots of a section are of one
+    /// size (with 4 KiB pages they are). Locks: the node's.
     ///
     /// # Errors
     /// [`PageError::Exhausted`], [`PageError::Busy`]; [`PageError::Invalid`] for more than a
@@ -115,7 +124,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     ) -> Result<NonNull<u8>, PageError> {
         let slot_bytes = slot_size(size_bytes, PAGE_SIZE).ok_or(PageError::Invalid)?;
         self.edit_section(section, wait, || {
-            let mut pfn = section.links().slot_pages.load(Ordering::Relaxed);
+            let mut pfn = list_of(section, slot_bytes).load(Ordering::Relaxed);
             loop {
                 // SAFETY: the node's lock is held; list members are slot pages.
                 match unsafe { header(section, pfn) } {
@@ -123,7 +132,10 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                     Some(page) => pfn = page.next,
                     // SAFETY: the node's lock is held.
                     None => match unsafe { new_slot_page(section, slot_bytes) } {
-                        Some(fresh) => pfn = fresh,
+                        Some(fresh) => {
+                            self.slot_pages.fetch_add(1, Ordering::Relaxed);
+                            pfn = fresh;
+                        }
                         None => return Err(PageError::Exhausted),
                     },
                 }
@@ -179,11 +191,12 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             // without slots in use is nobody's.
             unsafe {
                 if free == 1 {
-                    push(section, pfn.get());
+                    push(section, pfn.get(), page.slot_bytes as usize);
                 }
                 if free == all {
                     remove(section, pfn.get());
                     section.free(pfn, 1);
+                    self.slot_pages.fetch_sub(1, Ordering::Relaxed);
                 }
             }
             Ok(())
@@ -220,7 +233,7 @@ unsafe fn new_slot_page<const PAGE_SIZE: usize>(
     // SAFETY: the page was just taken: it is ours, large enough and aligned; it is on no list.
     unsafe {
         head.ptr().cast::<SlotPage>().write(page);
-        push(section, taken.pfn.get());
+        push(section, taken.pfn.get(), slot_bytes);
     }
     Some(taken.pfn.get())
 }

@@ -93,8 +93,17 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 
     fn rest(&self, cpu: usize, give: Give) -> AllocResult {
         let heap = self.heap_of(cpu)?;
-        if P::ACCESS == Access::Exclusive && !heap.gate.is_parked() {
-            return self.give_own(heap, give, true);
+        if P::ACCESS == Access::Exclusive {
+            // The caller's own heap may be parked already: entering makes it the caller's again.
+            if let Some(session) = self.enter_own()
+                && core::ptr::eq(session.heap(), heap)
+            {
+                drop(session);
+                return self.give_own(heap, give, true);
+            }
+            if !heap.gate.is_parked() {
+                return Err(AllocError::InvalidParam);
+            }
         }
         self.give_seized(heap, give)
     }

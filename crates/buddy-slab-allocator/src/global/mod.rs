@@ -69,7 +69,7 @@ pub struct GlobalAllocator<const PAGE_SIZE: usize = 0x1000, P: Platform = OsPlat
     misuse_count: AtomicUsize,
     /// How often a handler was diverted because it had interrupted the allocator.
     reentries: AtomicUsize,
-    /// Whether the shared heaps' stock may need filling up.
+    /// Whether the shared heaps' stock may need filling up: from the first re-entry on.
     stock_low: AtomicBool,
 }
 

@@ -80,9 +80,11 @@ impl<T, const PAGE_SIZE: usize, P: Platform> ObjectCache<T, PAGE_SIZE, P> {
     /// # Errors
     /// As [`GlobalAllocator::alloc`].
     pub fn alloc(&self) -> AllocResult<CacheBox<'_, T, PAGE_SIZE, P>> {
+        // Constructed first: a constructor that panics leaves no memory behind.
+        let object = (self.construct)();
         let memory = self.heap.alloc(self.layout()?)?.cast::<T>();
         // SAFETY: fresh memory of this type's layout.
-        unsafe { memory.write((self.construct)()) };
+        unsafe { memory.write(object) };
         self.live.fetch_add(1, Ordering::Relaxed);
         Ok(CacheBox { cache: self, object: memory })
     }

@@ -8,9 +8,9 @@ use super::GlobalAllocator;
 use super::session::Session;
 use crate::buddy::PageError;
 use crate::error::{AllocError, AllocResult};
-use crate::percpu::{self, FaultLog, HeapTable};
+use crate::percpu::{self, FaultLog, Freed, HeapTable};
 use crate::platform::Platform;
-use crate::slab::{ClassTable, SizeClass, Slab};
+use crate::slab::{ClassTable, FreeOutcome, ObjectIndex, SizeClass, Slab};
 use crate::units::Misuse;
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
@@ -27,7 +27,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     #[inline]
     pub fn alloc(&self, layout: Layout) -> AllocResult<NonNull<u8>> {
         match SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE) {
-            Some(class) => self.alloc_object(class),
+            Some(class) => self.alloc_object(class).ok_or_else(|| self.no_heap()),
             None => self.alloc_large(layout).map(|(object, _)| object),
         }
     }
@@ -40,7 +40,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     pub fn alloc_zeroed(&self, layout: Layout) -> AllocResult<NonNull<u8>> {
         let (object, known_zero) =
             match SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE) {
-                Some(class) => (self.alloc_object(class)?, false),
+                Some(class) => (self.alloc_object(class).ok_or_else(|| self.no_heap())?, false),
                 None => self.alloc_large(layout)?,
             };
         if !known_zero {
@@ -51,12 +51,29 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     #[inline(always)]
-    pub(super) fn alloc_object(&self, class: SizeClass) -> AllocResult<NonNull<u8>> {
-        let Some(mut session) = self.enter() else {
-            return Err(self.no_heap());
-        };
+    pub(super) fn alloc_object(&self, class: SizeClass) -> Option<NonNull<u8>> {
+        match self.enter_fast() {
+            Ok(mut own) => {
+                if let Some(object) = own.local().alloc(class) {
+                    return Some(object);
+                }
+                self.alloc_object_slow(own.into_session(), class)
+            }
+            Err(place) => self.alloc_object_elsewhere(place, class),
+        }
+    }
+
+    /// The running CPU's heap cannot be had at once.
+    #[cold]
+    #[inline(never)]
+    fn alloc_object_elsewhere(
+        &self,
+        (pin, cpu): (P::Pin, Option<usize>),
+        class: SizeClass,
+    ) -> Option<NonNull<u8>> {
+        let mut session = self.enter_slow(pin, cpu, true)?;
         if let Some(object) = session.local().alloc(class) {
-            return Ok(object);
+            return Some(object);
         }
         self.alloc_object_slow(session, class)
     }
@@ -73,7 +90,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         &self,
         mut session: Session<'_, PAGE_SIZE, P>,
         class: SizeClass,
-    ) -> AllocResult<NonNull<u8>> {
+    ) -> Option<NonNull<u8>> {
         let (local, env) = session.parts();
         let refilled = local.refill(class, &env);
         let faults = local.faults.take();
@@ -82,14 +99,17 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                 drop(session);
                 self.report_all(&faults);
                 self.restock();
-                Ok(object)
+                Some(object)
             }
             // The lock is held by what this handler interrupted, as far as anybody can tell.
-            Err(PageError::Busy) => Err(AllocError::NoMemory),
-            Err(_) => self.under_pressure(session, faults, Some(class), |session| {
-                let (local, env) = session.parts();
-                local.alloc(class).or_else(|| local.refill(class, &env).ok())
-            }),
+            Err(PageError::Busy) => None,
+            Err(_) => {
+                let served = self.under_pressure(session, faults, Some(class), |session| {
+                    let (local, env) = session.parts();
+                    local.alloc(class).or_else(|| local.refill(class, &env).ok())
+                });
+                served.ok()
+            }
         }
     }
 
@@ -139,8 +159,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// The slab that holds `ptr`, by the metadata of its page: never by what lies near it.
     #[inline(always)]
     pub(super) fn slab_of(&self, ptr: NonNull<u8>) -> Option<NonNull<Slab>> {
-        let page = self.core.lookup(ptr.addr().get())?;
-        NonNull::new(page.slab_descriptor()?.cast())
+        self.core.slab_at(ptr.addr().get()).map(NonNull::cast)
     }
 
     /// # Safety
@@ -153,17 +172,82 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             Ok(index) => index,
             Err(kind) => return self.report(addr, kind),
         };
-        let Some(mut session) = self.enter_own() else {
-            // SAFETY: alive (condition), and `index` is its object.
+        match self.enter_fast() {
+            Ok(mut own) => {
+                // SAFETY: alive; the owner's words are touched only if this heap owns the slab.
+                let freed = unsafe {
+                    if Slab::owner(slab) != own.heap().id() {
+                        return self.dealloc_with(Some(own.into_session()), slab, index, addr);
+                    }
+                    own.local().free(slab, index)
+                };
+                match freed {
+                    Ok(Freed::Done) => {}
+                    Ok(Freed::Settle(outcome)) => {
+                        // SAFETY: this heap's slab, which is not current, after that free.
+                        unsafe { self.settle(own.into_session(), slab, outcome) }
+                    }
+                    Err(kind) => {
+                        drop(own);
+                        self.report(addr, kind);
+                    }
+                }
+            }
+            Err((pin, cpu)) => {
+                let session = self.enter_slow(pin, cpu, false);
+                // SAFETY: alive (condition), and `index` is its object.
+                unsafe { self.dealloc_with(session, slab, index, addr) }
+            }
+        }
+    }
+
+    /// The rest of a free that changed where its slab belongs.
+    ///
+    /// # Safety
+    /// - `slab` is owned by the session's heap and not current, and `outcome` is of its last free.
+    #[cold]
+    #[inline(never)]
+    unsafe fn settle(
+        &self,
+        mut session: Session<'_, PAGE_SIZE, P>,
+        slab: NonNull<Slab>,
+        outcome: FreeOutcome,
+    ) {
+        let (local, env) = session.parts();
+        // SAFETY: the same conditions.
+        unsafe { local.settle(slab, outcome.was_full, outcome.now_empty, &env) };
+        let faults = local.faults.take();
+        drop(session);
+        self.report_all(&faults);
+    }
+
+    /// A free off the fast path: of an object of another heap's slab, which goes into the batch;
+    /// by a context whose heap took longer to enter; or by one that has none.
+    ///
+    /// # Safety
+    /// - `slab` is alive, and `index` its object, at `addr`.
+    #[inline(never)]
+    unsafe fn dealloc_with(
+        &self,
+        session: Option<Session<'_, PAGE_SIZE, P>>,
+        slab: NonNull<Slab>,
+        index: ObjectIndex,
+        addr: usize,
+    ) {
+        let Some(mut session) = session else {
+            // SAFETY: the same conditions.
             return unsafe { self.dealloc_nested(slab, index, addr) };
         };
         let heap = session.heap();
         let (local, env) = session.parts();
-        // SAFETY: alive; the owner's words are touched only if this heap owns the slab, which
-        // cannot change while the heap is held.
+        // SAFETY: alive; a slab never changes its owner, whose words only that heap's holder uses.
         let freed = unsafe {
             if Slab::owner(slab) == heap.id() {
-                local.free(slab, index, &env)
+                local.free(slab, index).map(|freed| {
+                    if let Freed::Settle(outcome) = freed {
+                        local.settle(slab, outcome.was_full, outcome.now_empty, &env);
+                    }
+                })
             } else if HeapTable::is_shared(heap) {
                 let mut faults = FaultLog::new();
                 percpu::publish_to(slab, index.group(), index.mask(), &env, &mut faults);
@@ -192,7 +276,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     pub(super) unsafe fn dealloc_nested(
         &self,
         slab: NonNull<Slab>,
-        index: crate::slab::ObjectIndex,
+        index: ObjectIndex,
         addr: usize,
     ) {
         let mut faults = FaultLog::new();
@@ -223,8 +307,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         while count < objects.len() {
             if let (Some(class), Some(mut session)) = (class, self.enter()) {
                 let local = session.local();
-                while let (Some(place), Some(object)) = (objects.get_mut(count), local.alloc(class))
-                {
+                while let Some(place) = objects.get_mut(count) {
+                    let Some(object) = local.alloc(class) else { break };
                     place.write(object);
                     count += 1;
                 }

@@ -3,7 +3,7 @@
 use super::GlobalAllocator;
 use crate::buddy::{Kind, PageError, PageRef};
 use crate::error::{AllocError, AllocResult};
-use crate::percpu::PageLists;
+use crate::percpu::{ListIndex, PageLists};
 use crate::platform::Platform;
 use crate::units::{NodeId, Order, PhysLimit};
 
@@ -205,21 +205,45 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         options: Option<&PageOptions>,
         kind: Kind,
     ) -> AllocResult<PageRef<'_, PAGE_SIZE>> {
-        let Some(mut session) = self.enter() else {
-            return Err(self.no_heap());
-        };
         let listed = PageLists::<PAGE_SIZE>::list_for(count)
             .filter(|_| limit.is_none() && align_order.pages() <= count && options.is_none());
-        if let Some(list) = listed {
-            let (local, env) = session.parts();
-            if let Some(page) = local.pages.pop(list, &env) {
+        if let Some(list) = listed
+            && let Some(mut own) = self.enter_fast_or_leave()
+        {
+            let env = own.env();
+            if let Some(page) = own.local().pages.pop(list, &env) {
                 // SAFETY: popped: this caller's alone.
                 unsafe { hand_out(page, count, kind) };
                 return Ok(page);
             }
-            local.pages.refill(list, &env);
-            if let Some(page) = local.pages.pop(list, &env) {
-                // SAFETY: as above.
+        }
+        self.alloc_block_refill(count, align_order, limit, options, kind, listed)
+    }
+
+    /// This CPU's list is empty, or there is none for the request.
+    #[cold]
+    #[inline(never)]
+    fn alloc_block_refill(
+        &self,
+        count: usize,
+        align_order: Order,
+        limit: PhysLimit,
+        options: Option<&PageOptions>,
+        kind: Kind,
+        listed: Option<ListIndex>,
+    ) -> AllocResult<PageRef<'_, PAGE_SIZE>> {
+        let Some(mut session) = self.enter() else {
+            return Err(self.no_heap());
+        };
+        if let Some(list) = listed {
+            let (local, env) = session.parts();
+            // Another heap than before, perhaps: a shared one has a list of its own.
+            let kept = local.pages.pop(list, &env).or_else(|| {
+                local.pages.refill(list, &env);
+                local.pages.pop(list, &env)
+            });
+            if let Some(page) = kept {
+                // SAFETY: popped: this caller's alone.
                 unsafe { hand_out(page, count, kind) };
                 drop(session);
                 self.restock();
@@ -263,7 +287,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                 self.restock();
                 Ok(page)
             }
-            Err(_) if session.is_nested() && limit.is_none() && align_order == Order::ZERO => {
+            Err(PageError::Busy) if limit.is_none() && align_order == Order::ZERO => {
                 // The lock is held by what this handler interrupted.
                 let (local, env) = session.parts();
                 let page = local.pages.take_part(count, &env).ok_or(AllocError::NoMemory)?;
@@ -289,17 +313,33 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// - `page` heads a block of `count` pages that the caller has claimed or owns.
     #[inline]
     pub(super) unsafe fn free_block(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
-        // SAFETY: claimed by the caller (condition), and handed on exactly once below.
+        // SAFETY: claimed by the caller (condition), and handed on exactly once.
+        unsafe {
+            if let Some(list) = PageLists::<PAGE_SIZE>::list_for(count)
+                && page.addr().is_multiple_of(count * PAGE_SIZE)
+                && let Some(mut own) = self.enter_fast_or_leave()
+            {
+                let env = own.env();
+                return own.local().pages.push(list, page, &env);
+            }
+            self.free_block_slow(page, count);
+        }
+    }
+
+    /// # Safety
+    /// - As for `free_block`.
+    #[inline(never)]
+    unsafe fn free_block_slow(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
+        // SAFETY: the same condition.
         unsafe {
             let Some(mut session) = self.enter_own() else {
                 return self.core.push_deferred(page, count);
             };
-            if let Some(list) = PageLists::<PAGE_SIZE>::list_for(count) {
-                let order = Order::for_pages(count);
-                if order.is_some_and(|order| page.addr().is_multiple_of(PAGE_SIZE << order.get())) {
-                    let (local, env) = session.parts();
-                    return local.pages.push(list, page, &env);
-                }
+            if let Some(list) = PageLists::<PAGE_SIZE>::list_for(count)
+                && page.addr().is_multiple_of(count * PAGE_SIZE)
+            {
+                let (local, env) = session.parts();
+                return local.pages.push(list, page, &env);
             }
             if self.core.free(page, count, session.wait()).is_err() {
                 self.core.push_deferred(page, count);

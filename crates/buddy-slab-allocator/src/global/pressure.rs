@@ -245,8 +245,13 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// Asks the user to free something; `false` if nobody does.
     fn ask_callback(&self) -> bool {
         let pointer = self.reclaim.load(Ordering::Acquire);
-        if pointer.is_null() || self.reclaiming.swap(true, Ordering::Acquire) {
+        if pointer.is_null() {
             return false;
+        }
+        if self.reclaiming.swap(true, Ordering::Acquire) {
+            // Another context is at it, whose work may help this one too; or this is called from
+            // within the callback. Either way only the number of rounds counts.
+            return true;
         }
         // SAFETY: only `set_reclaim` stores here, and only such functions.
         let callback = unsafe { mem::transmute::<*mut (), fn() -> bool>(pointer) };

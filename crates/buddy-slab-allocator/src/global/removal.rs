@@ -1,13 +1,15 @@
 //! Taking a region back while running, in two steps.
 
 use super::GlobalAllocator;
-use crate::buddy::RemovalToken;
+use crate::buddy::{RemovalError, RemovalToken};
 use crate::error::{AllocError, AllocResult};
 use crate::platform::Platform;
 
 /// A section that is isolated and empty, on its way out. Dropping it puts the section back.
 pub struct SectionRemoval<'a, const PAGE_SIZE: usize, P: Platform> {
-    token: RemovalToken<'a, PAGE_SIZE, P::Lock>,
+    allocator: &'a GlobalAllocator<PAGE_SIZE, P>,
+    /// Taken when the removal is finished or cancelled.
+    token: Option<RemovalToken<'a, PAGE_SIZE, P::Lock>>,
 }
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
@@ -21,12 +23,12 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     pub fn isolate_section(&self, addr: usize) -> AllocResult<SectionRemoval<'_, PAGE_SIZE, P>> {
         self.ready()?;
         self.shrink();
-        let token = self.core.isolate(addr).map_err(|error| match error {
-            crate::buddy::RemovalError::NotFound => AllocError::NotFound,
-            crate::buddy::RemovalError::Pinned => AllocError::InvalidParam,
-            crate::buddy::RemovalError::Busy => AllocError::NoMemory,
+        let token = self.announced(|_| self.core.isolate(addr)).map_err(|error| match error {
+            RemovalError::NotFound => AllocError::NotFound,
+            RemovalError::Pinned => AllocError::InvalidParam,
+            RemovalError::Busy => AllocError::NoMemory,
         })?;
-        Ok(SectionRemoval { token })
+        Ok(SectionRemoval { allocator: self, token: Some(token) })
     }
 
     /// Second step: forgets the section. Returns the region's address and length in bytes, which
@@ -37,9 +39,18 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ///   returned: a moment at which it was not inside the allocator.
     pub unsafe fn finish_removal(
         &self,
-        removal: SectionRemoval<'_, PAGE_SIZE, P>,
+        mut removal: SectionRemoval<'_, PAGE_SIZE, P>,
     ) -> (usize, usize) {
+        let Some(token) = removal.token.take() else { return (0, 0) };
         // SAFETY: the same condition.
-        unsafe { self.core.finish_removal(removal.token) }
+        self.announced(|_| unsafe { self.core.finish_removal(token) })
+    }
+}
+
+impl<const PAGE_SIZE: usize, P: Platform> Drop for SectionRemoval<'_, PAGE_SIZE, P> {
+    fn drop(&mut self) {
+        if let Some(token) = self.token.take() {
+            self.allocator.announced(|_| drop(token));
+        }
     }
 }

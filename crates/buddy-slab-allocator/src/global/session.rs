@@ -30,7 +30,76 @@ enum Hold {
     Suspended,
 }
 
-/// A heap that the caller holds.
+/// The running CPU's heap, entered by the fast path: no more than what it takes to leave again, so
+/// that it stays in registers.
+pub(crate) struct Own<'a, const PAGE_SIZE: usize, P: Platform> {
+    allocator: &'a GlobalAllocator<PAGE_SIZE, P>,
+    heap: &'a Heap<PAGE_SIZE, P::Lock>,
+    pin: ManuallyDrop<P::Pin>,
+    /// Announced, in the locked way with a token.
+    slot: Option<&'a ContextSlot>,
+}
+
+impl<'a, const PAGE_SIZE: usize, P: Platform> Own<'a, PAGE_SIZE, P> {
+    #[inline(always)]
+    pub(crate) fn heap(&self) -> &'a Heap<PAGE_SIZE, P::Lock> {
+        self.heap
+    }
+
+    /// The heap's guarded part.
+    #[inline(always)]
+    pub(crate) fn local(&mut self) -> &mut Local<PAGE_SIZE> {
+        // SAFETY: entered by the gate or the lock, and borrowed exclusively.
+        unsafe { self.heap.local() }
+    }
+
+    /// The heap's surroundings.
+    #[inline(always)]
+    pub(crate) fn env(&self) -> Env<'a, PAGE_SIZE, P::Lock> {
+        self.allocator.env_of(self.heap, self.wait())
+    }
+
+    /// An announced context may wait: the holder of a lock runs elsewhere.
+    #[inline(always)]
+    fn wait(&self) -> Wait {
+        match P::ACCESS {
+            Access::Locked if self.slot.is_none() => Wait::Bounded(P::PATIENCE),
+            _ => Wait::Spin,
+        }
+    }
+
+    /// The same hold, for what takes longer.
+    #[inline]
+    pub(crate) fn into_session(self) -> Session<'a, PAGE_SIZE, P> {
+        let own = ManuallyDrop::new(self);
+        let hold = match P::ACCESS {
+            Access::Exclusive => Hold::Gate,
+            Access::Locked => Hold::Lock,
+        };
+        // SAFETY: taken out of what is not dropped.
+        let pin = unsafe { core::ptr::read(&*own.pin) };
+        own.allocator.session(own.heap, pin, own.slot, hold, own.wait())
+    }
+}
+
+impl<const PAGE_SIZE: usize, P: Platform> Drop for Own<'_, PAGE_SIZE, P> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        match P::ACCESS {
+            Access::Exclusive => self.heap.gate.leave(),
+            // SAFETY: the fast path took the lock.
+            Access::Locked => unsafe { sync::unlock(&self.heap.lock, Rank::Heap) },
+        }
+        if let Some(slot) = self.slot {
+            slot.leave();
+        }
+        // SAFETY: taken once, here; the value is gone afterwards.
+        let pin = unsafe { ManuallyDrop::take(&mut self.pin) };
+        self.allocator.platform.unpin(pin);
+    }
+}
+
+/// A heap that the caller holds, whichever way it was entered.
 pub(crate) struct Session<'a, const PAGE_SIZE: usize, P: Platform> {
     allocator: &'a GlobalAllocator<PAGE_SIZE, P>,
     heap: &'a Heap<PAGE_SIZE, P::Lock>,
@@ -42,39 +111,79 @@ pub(crate) struct Session<'a, const PAGE_SIZE: usize, P: Platform> {
 }
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
+    /// Takes the running CPU's heap if nothing stands in the way: the fast path. Otherwise gives
+    /// the pin and the index back for [`enter_slow`](Self::enter_slow).
+    #[inline(always)]
+    pub(crate) fn enter_fast(&self) -> Result<Own<'_, PAGE_SIZE, P>, (P::Pin, Option<usize>)> {
+        let (pin, cpu) = self.platform.pin();
+        let Some(heap) = cpu.and_then(|cpu| self.heaps.cpu(cpu)) else { return Err((pin, cpu)) };
+        let mut slot = None;
+        let entered = match P::ACCESS {
+            Access::Exclusive => heap.gate.enter(),
+            Access::Locked => {
+                slot = self.platform.context();
+                slot.is_none_or(ContextSlot::announce) && self.try_announced(heap, slot)
+            }
+        };
+        if !entered {
+            return Err((pin, cpu));
+        }
+        Ok(Own { allocator: self, heap, pin: ManuallyDrop::new(pin), slot })
+    }
+
+    /// Takes a heap's lock at once, or takes the announcement back.
+    #[inline(always)]
+    fn try_announced(&self, heap: &Heap<PAGE_SIZE, P::Lock>, slot: Option<&ContextSlot>) -> bool {
+        let taken = sync::try_lock(&heap.lock, Rank::Heap);
+        if !taken && let Some(slot) = slot {
+            slot.leave();
+        }
+        taken
+    }
+
+    /// [`enter_fast`](Self::enter_fast) for a caller that does not want the pin without the heap.
+    #[inline(always)]
+    pub(crate) fn enter_fast_or_leave(&self) -> Option<Own<'_, PAGE_SIZE, P>> {
+        match self.enter_fast() {
+            Ok(own) => Some(own),
+            Err((pin, _)) => {
+                self.platform.unpin(pin);
+                None
+            }
+        }
+    }
+
+    /// Enters where the fast path did not; `divert` says whether another heap will do.
+    #[cold]
+    pub(crate) fn enter_slow(
+        &self,
+        pin: P::Pin,
+        cpu: Option<usize>,
+        divert: bool,
+    ) -> Option<Session<'_, PAGE_SIZE, P>> {
+        match P::ACCESS {
+            Access::Exclusive => self.enter_gate_slow(pin, cpu, divert),
+            Access::Locked => self.enter_locked(pin, cpu, divert),
+        }
+    }
+
     /// Enters for an allocation; a handler that interrupted the allocator gets a shared heap.
     /// `None` if every heap that this context could have is in use by what it interrupted, or
     /// there is no heap yet.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn enter(&self) -> Option<Session<'_, PAGE_SIZE, P>> {
-        let (pin, cpu) = self.platform.pin();
-        match P::ACCESS {
-            Access::Exclusive => {
-                if let Some(heap) = cpu.and_then(|cpu| self.heaps.cpu(cpu))
-                    && heap.gate.enter()
-                {
-                    return Some(self.session(heap, pin, None, Hold::Gate, Wait::Spin));
-                }
-                self.enter_gate_slow(pin, cpu, true)
-            }
-            Access::Locked => self.enter_locked(pin, cpu, true),
+        match self.enter_fast() {
+            Ok(own) => Some(own.into_session()),
+            Err((pin, cpu)) => self.enter_slow(pin, cpu, true),
         }
     }
 
     /// Enters for a free, which has a lock-free way out: `None` also where `enter` would divert.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn enter_own(&self) -> Option<Session<'_, PAGE_SIZE, P>> {
-        let (pin, cpu) = self.platform.pin();
-        match P::ACCESS {
-            Access::Exclusive => {
-                if let Some(heap) = cpu.and_then(|cpu| self.heaps.cpu(cpu))
-                    && heap.gate.enter()
-                {
-                    return Some(self.session(heap, pin, None, Hold::Gate, Wait::Spin));
-                }
-                self.enter_gate_slow(pin, cpu, false)
-            }
-            Access::Locked => self.enter_locked(pin, cpu, false),
+        match self.enter_fast() {
+            Ok(own) => Some(own.into_session()),
+            Err((pin, cpu)) => self.enter_slow(pin, cpu, false),
         }
     }
 

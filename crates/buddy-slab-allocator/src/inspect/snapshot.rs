@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub deferred_pages: usize,
     /// Pages of the allocator's own structures that were taken from sections.
     pub internal_pages: usize,
+    /// Pages that hold the descriptors of slabs.
+    pub descriptor_pages: usize,
     /// Pages handed out as pages, or holding allocations above the size classes.
     pub large_pages: usize,
     /// By size class.
@@ -68,6 +70,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             cached_pages: self.cached_pages(),
             deferred_pages: core.deferred_pages(),
             internal_pages: core.internal_pages(),
+            descriptor_pages: core.slot_pages(),
             large_pages: 0,
             classes: [ClassInfo::default(); SizeClass::COUNT],
             heaps_not_seen: 0,
@@ -99,7 +102,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         }
         let slab_pages: usize = snapshot.classes.iter().map(|class| class.pages).sum();
         let allocated = snapshot.allocated_bytes / PAGE_SIZE;
-        snapshot.large_pages = allocated.saturating_sub(slab_pages);
+        let own = slab_pages + snapshot.descriptor_pages;
+        snapshot.large_pages = allocated.saturating_sub(own);
         snapshot
     }
 }
@@ -155,9 +159,10 @@ impl fmt::Display for BuddyInfo<'_> {
                 write!(f, "{count:>7}")?;
             }
         }
-        let Snapshot { cached_pages, deferred_pages, internal_pages, .. } = self.0;
+        let Snapshot { cached_pages, deferred_pages, internal_pages, descriptor_pages, .. } =
+            self.0;
         write!(f, "\nkept by CPUs {cached_pages}, deferred {deferred_pages}, ")?;
-        write!(f, "own structures {internal_pages} (pages)")
+        write!(f, "descriptors {descriptor_pages}, own structures {internal_pages} (pages)")
     }
 }
 

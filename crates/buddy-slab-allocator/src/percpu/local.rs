@@ -13,7 +13,7 @@ use core::ptr::NonNull;
 
 use super::{Env, FaultLog, PageLists, remote::RemoteBatch};
 use crate::buddy::PageError;
-use crate::slab::{self, Inbox, ObjectIndex, RemoteGroup, SizeClass, Slab, SlabList};
+use crate::slab::{self, FreeOutcome, Inbox, ObjectIndex, RemoteGroup, SizeClass, Slab, SlabList};
 use crate::sync::RawLock;
 use crate::units::Misuse;
 
@@ -23,6 +23,14 @@ pub(super) const LOOSE: u8 = 0;
 pub(super) const CURRENT: u8 = 1;
 /// On the partial list of its class.
 pub(super) const PARTIAL: u8 = 2;
+
+/// What a free leaves to be done.
+pub(crate) enum Freed {
+    /// Nothing.
+    Done,
+    /// The slab belongs elsewhere now.
+    Settle(FreeOutcome),
+}
 
 pub(super) struct ClassSlabs {
     pub(super) current: Option<NonNull<Slab>>,
@@ -103,25 +111,25 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         true
     }
 
-    /// Frees an object of a slab of this heap. O(1).
+    /// Frees an object of a slab of this heap. O(1). If it says so, [`settle`](Self::settle) must
+    /// follow.
     ///
     /// # Safety
     /// - `slab` is owned by this heap, and `index` is an object of it.
     #[inline(always)]
-    pub(crate) unsafe fn free<L: RawLock>(
+    pub(crate) unsafe fn free(
         &mut self,
         slab: NonNull<Slab>,
         index: ObjectIndex,
-        env: &Env<'_, PAGE_SIZE, L>,
-    ) -> Result<(), Misuse> {
+    ) -> Result<Freed, Misuse> {
         // SAFETY: ours (condition).
         unsafe {
             let outcome = Slab::free_local(slab, index)?;
             if (outcome.was_full || outcome.now_empty) && Slab::state(slab) != CURRENT {
-                self.settle(slab, outcome.was_full, outcome.now_empty, env);
+                return Ok(Freed::Settle(outcome));
             }
         }
-        Ok(())
+        Ok(Freed::Done)
     }
 
     /// Puts a slab where its new count of live objects belongs.
@@ -129,7 +137,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     /// # Safety
     /// - `slab` is owned by this heap and not current.
     #[cold]
-    unsafe fn settle<L: RawLock>(
+    pub(crate) unsafe fn settle<L: RawLock>(
         &mut self,
         slab: NonNull<Slab>,
         was_full: bool,

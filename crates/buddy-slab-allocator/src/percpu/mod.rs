@@ -17,8 +17,8 @@ mod steal;
 pub(crate) use faults::FaultLog;
 pub(crate) use gate::Gate;
 pub(crate) use heap::{Heap, HeapTable};
-pub(crate) use local::Local;
-pub(crate) use page_list::{PageLists, max_kept_pages};
+pub(crate) use local::{Freed, Local};
+pub(crate) use page_list::{ListIndex, PageLists, max_kept_pages};
 pub(crate) use remote::{MAX_WAITING_BYTES, publish_to};
 pub(crate) use steal::steal;
 

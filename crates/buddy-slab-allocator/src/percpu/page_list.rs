@@ -71,7 +71,7 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
     }
 
     /// The list that serves blocks of exactly `count` pages, if one does.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn list_for(count: usize) -> Option<ListIndex> {
         if count <= 8 {
             return count.is_power_of_two().then(|| ListIndex(count.trailing_zeros() as u8));
@@ -80,13 +80,14 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
         (count == 1 << huge).then_some(ListIndex(LISTS as u8 - 1))
     }
 
+    #[inline(always)]
     fn order(list: ListIndex) -> Order {
         let order = order_of(usize::from(list.0), PAGE_SIZE).unwrap_or(0);
         Order::new(order as u8).unwrap_or(Order::ZERO)
     }
 
     /// Takes the block on top. It stays `Cached` until the caller says what it becomes. O(1).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pop<'a, L: RawLock>(
         &mut self,
         list: ListIndex,
@@ -110,7 +111,7 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
     ///
     /// # Safety
     /// - `page` heads a block of this list's size which the caller owns.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn push<L: RawLock>(
         &mut self,
         list: ListIndex,
@@ -126,7 +127,7 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
 
     /// # Safety
     /// - As for `push`.
-    #[inline]
+    #[inline(always)]
     unsafe fn link_in<L: RawLock>(
         &mut self,
         list: ListIndex,

@@ -110,7 +110,7 @@ fn publish<const PAGE_SIZE: usize, L: RawLock>(
 ) {
     let Some(slab) = entry.slab.take() else { return };
     let found = env.core.lookup(entry.addr).and_then(PageRef::slab_descriptor);
-    if found.is_none_or(|descriptor| descriptor.addr() != slab.addr().get()) {
+    if found.is_none_or(|descriptor| descriptor.addr() != slab.addr()) {
         faults.note(entry.addr, Misuse::DoubleFree);
         return;
     }

@@ -42,11 +42,17 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             }
             pages = (pages / 2).max(min_pages);
         }
-        // The lists are locked, or there is nothing on them: what this heap keeps may do, for a
-        // small slab whose descriptor lies in its own pages.
+        // The lists are locked, or there is little on them, or no slot (the smallest pages have
+        // none for some classes): a small slab whose descriptor lies in its own pages may do, from
+        // the lists or from what this heap keeps.
         let offset = Self::in_band_offset(class);
         let count = (offset + info.size as usize).div_ceil(PAGE_SIZE);
-        let page = self.pages.take_part(count, env).ok_or(error)?;
+        let page = if error == PageError::Busy {
+            None
+        } else {
+            env.core.alloc(&env.request(count, Kind::Slab)).ok()
+        };
+        let page = page.or_else(|| self.pages.take_part(count, env)).ok_or(error)?;
         Self::format(class, page, count, false, env)
     }
 

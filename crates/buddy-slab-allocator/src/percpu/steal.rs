@@ -8,8 +8,8 @@
 //! in its remote words, all of whose groups the taker holds, and whose state says that it is on no
 //! list and not current, is out of its owner's reach altogether: the owner only comes back to it by
 //! collecting. (It says *loose* by a store with release ordering that is the last thing its owner
-//! did to it, since every object was handed out before.) What stays behind is at most one slab a
-//! class: the current one.
+//! did to it, since every object was handed out before.) What stays behind is the current slab of
+//! each class, and slabs of which some object is still in use or was freed by the owner itself.
 
 use core::ptr::NonNull;
 

@@ -15,7 +15,7 @@
 //! - *pinned* and *thread*: the heap's gate says that its owner is inside; the handler is diverted
 //!   to a shared heap, takes it only if nobody holds it, and only tries every other lock;
 //! - *locked* with a [`ContextSlot`]: the slot says so, before any lock is taken;
-//! - *locked* without one ([`OsImpl`](crate::OsImpl)): attempts are bounded
+//! - *locked* without one ([`OsImpl`]): attempts are bounded
 //!   ([`Platform::PATIENCE`]), then the request ends in `NoMemory`.
 //!
 //! A free never fails: objects go on the slab's lock-free remote words, pages on a deferred list.
@@ -80,8 +80,10 @@ pub unsafe trait Platform: Sync + 'static {
         None
     }
 
-    /// The physical address of `vaddr`, linear within 4 MiB; `None` if unknown. Asked when a
-    /// region is added, with no lock held.
+    /// The physical address of `vaddr`, linear within 4 MiB; `None` if unknown. Asked once per
+    /// 4 MiB when a region is added, with no lock held. Asked again, with the node's lock held,
+    /// only for a request whose limit is neither 16 MiB nor 4 GiB, in a region whose physical
+    /// addresses jump: it must not call the allocator, nor take a lock under which somebody does.
     fn virt_to_phys(&self, vaddr: usize) -> Option<u64> {
         let _ = vaddr;
         None

@@ -13,7 +13,8 @@ pub trait OsImpl: Sync + Send {
     /// The index of the CPU that runs this, counted from 0.
     fn current_cpu_idx(&self) -> usize;
 
-    /// The physical address of `vaddr`, linear within 4 MiB.
+    /// The physical address of `vaddr`, linear within 4 MiB. When it is asked:
+    /// [`Platform::virt_to_phys`].
     fn virt_to_phys(&self, vaddr: usize) -> usize;
 }
 

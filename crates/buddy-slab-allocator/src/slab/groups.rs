@@ -5,15 +5,15 @@
 //!   that frees objects remotely sets their bits by *one* `fetch_or` (**publish**).
 //! - Whoever turns the word from zero to non-zero must push the group on the inbox of the slab's
 //!   owner, once. So `remote != 0` means: the group is queued, or about to be by exactly one CPU.
-//! - Only the owner clears the word, by a swap with zero, and only of a group that it has just
-//!   popped off its inbox, after it has read the link to the next one. From that swap on, the
-//!   next publisher may push the group again.
+//! - Only whoever has popped the group off the inbox clears the word, by a swap with zero, after
+//!   it has read the link to the next one. From that swap on, the next publisher may push the
+//!   group again. That is the owner, who collects, or a CPU out of memory that acts on a running
+//!   owner's inbox (`percpu::steal`), and pushes back what it does not take.
 //! - Unless the publisher has to push, the `fetch_or` is its last access to the slab. A pusher
 //!   may still read the slab: its bits are not collected, so the object counts as used, and a
 //!   slab with a used object or a pending bit is not released. The compare-and-swap that
 //!   completes the push is its last access.
-//! - A slab may change owners at any time. A group found in the inbox of a former owner goes to
-//!   the new owner's inbox as it is, uncollected. Inboxes live forever.
+//! - A slab stays with the heap that made it; inboxes live forever.
 //!
 //! # Orderings
 //! Publish is a release (the freeing CPU's last accesses to the object come first) and take an

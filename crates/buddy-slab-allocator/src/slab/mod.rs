@@ -48,7 +48,7 @@ pub(crate) use {
     inbox::Inbox,
     list::SlabList,
     remote::{collect, group_index, slab_of, take_one},
-    slab::{ObjectIndex, Slab, SlabPlace},
+    slab::{FreeOutcome, ObjectIndex, Slab, SlabPlace},
 };
 #[cfg(not(loom))]
 pub use {

@@ -122,12 +122,6 @@ impl Slab {
         DescriptorLayout::largest(page_size).bytes
     }
 
-    /// The most objects a slab records with this page size.
-    #[cfg(test)]
-    pub(crate) const fn max_objects(page_size: usize) -> usize {
-        DescriptorLayout::max_objects(page_size)
-    }
-
     /// Makes a slab: every object free, on no list, state 0. `None` if not one object fits.
     ///
     /// # Safety

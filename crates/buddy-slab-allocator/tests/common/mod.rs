@@ -170,7 +170,20 @@ pub fn heap_on<P: Platform>(
     let region = testkit::Region::aligned(bytes, 2 * MIB).leak();
     // SAFETY: the region is leaked: nobody else uses it, and it lives for ever.
     unsafe { heap.init_raw(region.as_mut_ptr(), region.len(), cpus) }.expect("init");
+    forget_stock(heap);
     heap
+}
+
+/// Has the heap lay in its stock for handlers, and give it back: these tests have no handlers, and
+/// count every page.
+pub fn forget_stock<P: Platform>(heap: &GlobalAllocator<PAGE, P>) {
+    let page = heap.alloc_pages(1, 0).expect("a page");
+    heap.dealloc_pages(page, 1);
+    if let Some(cpu) = cpu() {
+        // No such CPU, or the platform has its own mind: then it stays awake.
+        let _ = heap.cpu_offline(cpu);
+    }
+    heap.shrink();
 }
 
 /// A heap in the *pinned* way whose `drain_cpus` hook, once enabled, has every other CPU call

@@ -24,7 +24,12 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         self.total_pages().saturating_mul(PAGE_SIZE)
     }
 
-    /// Pages that hold the core's own tables.
+    /// Pages that hold metadata slots.
+    pub(crate) fn slot_pages(&self) -> usize {
+        self.slot_pages.load(Ordering::Relaxed)
+    }
+
+    /// Pages of the allocator's own tables, which stay.
     pub(crate) fn internal_pages(&self) -> usize {
         self.internal.load(Ordering::Relaxed)
     }

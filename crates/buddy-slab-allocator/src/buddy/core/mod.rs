@@ -67,6 +67,8 @@ pub(crate) struct PageCore<const PAGE_SIZE: usize, L: RawLock> {
     total: AtomicUsize,
     /// Pages that hold tables.
     internal: AtomicUsize,
+    /// Pages of metadata slots; they count as allocated.
+    pub(in crate::buddy) slot_pages: AtomicUsize,
     topology_lock: L,
     topology: UnsafeCell<region::Topology<PAGE_SIZE>>,
 }
@@ -87,6 +89,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             deferred: DeferredStack::new(),
             total: AtomicUsize::new(0),
             internal: AtomicUsize::new(0),
+            slot_pages: AtomicUsize::new(0),
             topology_lock: L::NEW,
             topology: UnsafeCell::new(region::Topology::new()),
         }
@@ -124,10 +127,34 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         }
     }
 
+    /// The descriptor of the slab that holds `addr`, by the metadata of its page. Lock-free.
+    #[inline(always)]
+    pub(crate) fn slab_at(&self, addr: usize) -> Option<NonNull<u8>> {
+        match self.first_section().and_then(|first| first.slab_at(addr)) {
+            Some(descriptor) => Some(descriptor),
+            None => self.slab_at_elsewhere(addr),
+        }
+    }
+
+    #[inline(never)]
+    fn slab_at_elsewhere(&self, addr: usize) -> Option<NonNull<u8>> {
+        self.lookup(addr)?.slab_descriptor()
+    }
+
     /// The page that contains `addr`, if its metadata is valid: not for an address inside a
     /// block that was never carved. Lock-free.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn lookup(&self, addr: usize) -> Option<PageRef<'_, PAGE_SIZE>> {
+        if let Some(first) = self.first_section()
+            && let Some(pfn) = first.pfn_of(addr)
+        {
+            return first.page(pfn).map(|_| PageRef::new(first, pfn, false));
+        }
+        self.lookup_elsewhere(addr)
+    }
+
+    #[inline(never)]
+    fn lookup_elsewhere(&self, addr: usize) -> Option<PageRef<'_, PAGE_SIZE>> {
         let section = self.lookup_section(addr)?;
         let pfn = section.pfn_of(addr)?;
         section.page(pfn).map(|_| PageRef::new(section, pfn, false))

@@ -166,8 +166,8 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
 
     /// The descriptor of the slab that this page is part of.
     #[inline]
-    pub(crate) fn slab_descriptor(self) -> Option<*mut u8> {
-        self.section.slab_descriptor(self.pfn).map(NonNull::as_ptr)
+    pub(crate) fn slab_descriptor(self) -> Option<NonNull<u8>> {
+        self.section.slab_descriptor(self.pfn)
     }
 }
 

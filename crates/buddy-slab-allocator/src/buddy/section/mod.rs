@@ -138,7 +138,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     }
 
     /// Pages from the first to the last, reserved ones included.
-    #[cfg(test)]
+    #[cfg(all(test, unix, target_pointer_width = "64"))]
     pub(crate) fn page_span(&self) -> usize {
         self.pages
     }

@@ -10,6 +10,7 @@
 use core::ptr::NonNull;
 
 use super::Section;
+use super::carve::CarveState;
 use super::head::{HeadWord, Kind};
 use crate::buddy::page_meta::{PFN_NONE, PageFlags};
 use crate::units::{Order, Pfn};
@@ -62,6 +63,25 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             }
             page.set_next(PFN_NONE);
         }
+    }
+
+    /// The descriptor of the slab that holds `addr`; `None` if it is in none, or if that takes a
+    /// closer look. The fast path of a free.
+    ///
+    /// Complexity: O(1), three dependent loads. Locks: none.
+    #[inline(always)]
+    pub(crate) fn slab_at(&self, addr: usize) -> Option<NonNull<u8>> {
+        let pfn = self.pfn_of(addr)?;
+        if self.state(self.carve_of(pfn)) != CarveState::Carved {
+            return None;
+        }
+        // SAFETY: in range, and all metadata of a carved block is valid.
+        let page = unsafe { self.page_unchecked(pfn) };
+        if !page.head().is_slab() {
+            return None;
+        }
+        let distance = u64::from(page.prev()) | u64::from(page.next()) << 32;
+        NonNull::new(self.heap.wrapping_byte_add(distance as usize))
     }
 
     /// The descriptor of the slab that the page belongs to; `None` if it belongs to none.

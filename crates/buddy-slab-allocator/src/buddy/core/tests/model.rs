@@ -20,13 +20,15 @@ struct Shape {
 }
 
 const MIB: u64 = 1 << 20;
+/// 4 GiB, or less where no address reaches it.
+const LINE: u64 = if usize::BITS == 64 { 4096 * MIB } else { 64 * MIB };
 const SHAPES: [Shape; 6] = [
     // Across 16 MiB, with edge blocks.
     Shape { bytes: (9 << 20) + 5 * PAGE, align: PAGE, node: 0, phys: Some(12 * MIB) },
-    Shape { bytes: 90 * PAGE, align: PAGE, node: 1, phys: Some(4096 * MIB) },
+    Shape { bytes: 90 * PAGE, align: PAGE, node: 1, phys: Some(LINE) },
     Shape { bytes: 40 * PAGE + 123, align: 64, node: 0, phys: None },
     // Across 4 GiB, aligned.
-    Shape { bytes: 12 << 20, align: 4 << 20, node: 1, phys: Some(4092 * MIB) },
+    Shape { bytes: 12 << 20, align: 4 << 20, node: 1, phys: Some(LINE - 4 * MIB) },
     Shape { bytes: 200 * PAGE, align: 16 * PAGE, node: 0, phys: Some(8 * MIB) },
     Shape { bytes: 64 * PAGE, align: PAGE, node: 1, phys: Some(40 * MIB) },
 ];

@@ -163,10 +163,7 @@ impl Model {
 fn run<const P: usize>(offset: usize, len: usize, border: Option<usize>, steps: Vec<Step>) {
     let arena = Arena::new(offset + len);
     let origin = arena.at(0).addr();
-    // The border between two zones: 4 GiB, or 16 MiB where addresses end at 4 GiB.
-    let line = if usize::BITS == 64 { 4 << 30 } else { 16 << 20 };
-    let border = border.map(|border| border.min(line));
-    let phys = |addr: usize| addr - origin + line - border.unwrap_or(0);
+    let phys = |addr: usize| addr - origin + (4 << 30) - border.unwrap_or(0);
     let how = Make {
         offset,
         len,
