@@ -22,8 +22,7 @@ pub fn free_pages(snapshot: &Snapshot) -> usize {
 /// Whether the figures of a snapshot at rest add up: every page is free, in use or the
 /// allocator's own, and no class holds more objects than it has room for.
 pub fn adds_up(snapshot: &Snapshot) -> bool {
-    let pages =
-        free_pages(snapshot) + snapshot.internal_pages + snapshot.allocated_bytes / PAGE_SIZE;
+    let pages = free_pages(snapshot) + snapshot.allocated_bytes / PAGE_SIZE;
     pages * PAGE_SIZE == snapshot.managed_bytes
         && snapshot.heaps_not_seen == 0
         && snapshot.classes.iter().all(|class| class.objects_live <= class.objects_total)

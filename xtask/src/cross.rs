@@ -182,6 +182,7 @@ fn cargo(root: &Path, way: Way, subcommand: &str, standard: &str) -> Command {
         .env("CARGO_TARGET_DIR", crate::target_directory(root).join("debian"))
         // Backtraces want no more, and less debug information builds sooner.
         .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
+        .env("CARGO_INCREMENTAL", "0")
         .args([subcommand, "--locked", &format!("-Zbuild-std={standard}")]);
     command
 }

@@ -81,3 +81,8 @@ pub use sync::LockApi;
 #[cfg(not(loom))]
 pub use sync::{RawLock, SpinLock};
 pub use units::{Misuse, Zone};
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

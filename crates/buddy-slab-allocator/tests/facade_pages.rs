@@ -406,6 +406,8 @@ fn alignment_options_hold_and_bad_ones_are_refused() {
 
 // ---- NUMA nodes
 
+// 32-bit targets have two nodes.
+#[cfg(target_pointer_width = "64")]
 #[test]
 fn a_node_is_preferred_and_the_others_follow_by_distance() {
     let heap = empty();

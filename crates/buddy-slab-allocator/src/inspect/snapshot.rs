@@ -60,6 +60,13 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// O(heaps × (size classes + partial slabs) + sections × orders). Takes one heap's lock at a
     /// time.
     pub fn snapshot(&self) -> Snapshot {
+        // First, since what the heaps take in may empty slabs, whose pages then go back.
+        let mut free = [0usize; SizeClass::COUNT];
+        let heaps_not_seen = self.visit_heaps(|local| {
+            for class in SizeClass::ALL {
+                free[class.index()] += local.free_objects(class);
+            }
+        });
         let core = self.core();
         let mut snapshot = Snapshot {
             managed_bytes: self.managed_bytes(),
@@ -73,7 +80,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             descriptor_pages: core.slot_pages(),
             large_pages: 0,
             classes: [ClassInfo::default(); SizeClass::COUNT],
-            heaps_not_seen: 0,
+            heaps_not_seen,
         };
         for (zone, blocks) in Zone::ALL.into_iter().zip(&mut snapshot.free_blocks) {
             for (order, count) in blocks.iter_mut().enumerate() {
@@ -83,12 +90,6 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                     .sum();
             }
         }
-        let mut free = [0usize; SizeClass::COUNT];
-        snapshot.heaps_not_seen = self.visit_heaps(|local| {
-            for class in SizeClass::ALL {
-                free[class.index()] += local.free_objects(class);
-            }
-        });
         for class in SizeClass::ALL {
             let (slabs, pages, objects_total) = self.class_totals(class);
             let info = &mut snapshot.classes[class.index()];
