@@ -196,7 +196,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// Every request for pages ends here: this CPU's lists, then the sections, then pressure.
-    #[inline]
+    #[inline(always)]
     pub(super) fn alloc_block(
         &self,
         count: usize,
@@ -311,7 +311,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ///
     /// # Safety
     /// - `page` heads a block of `count` pages that the caller has claimed or owns.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn free_block(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
         // SAFETY: claimed by the caller (condition), and handed on exactly once.
         unsafe {

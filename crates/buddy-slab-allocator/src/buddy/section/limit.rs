@@ -74,16 +74,16 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         pages.min((to - from) as u64) as usize
     }
 
-    /// Physical address of a page.
+    /// Physical address of a page; at the top of the range where it is not known.
     fn phys_of(&self, pfn: Pfn, phys: PhysFn<'_>) -> Option<usize> {
         let offset = |pages: usize| pages << Self::PAGE_SHIFT;
         match self.phys {
             Phys::Unknown => None,
-            Phys::Linear(first) => Some(first.wrapping_add(offset(pfn.index()))),
+            Phys::Linear(first) => Some(first.saturating_add(offset(pfn.index()))),
             Phys::PerBlock => {
                 let first = self.carve_range(self.carve_of(pfn)).0;
                 let base = phys?(self.addr_of(Self::nth(first)));
-                Some(base.wrapping_add(offset(pfn.index() - first)))
+                Some(base.saturating_add(offset(pfn.index() - first)))
             }
         }
     }
