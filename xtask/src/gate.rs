@@ -72,11 +72,12 @@ fn models(runner: &mut Runner) -> Result<()> {
     Ok(())
 }
 
-/// The library's tests with the features that the workspace's own tests leave off.
+/// The tests of the edges, with the features that the workspace's own tests leave off.
 fn features(runner: &mut Runner) -> Result<()> {
     // A program that links `critical-section` has to bring an implementation: on the host, that of `std`.
     let features = format!("{STABLE_FEATURES},critical-section/std");
-    let mut command = cargo(&["test", "--package", LIBRARY, "--features", &features]);
+    let mut command =
+        cargo(&["test", "--package", LIBRARY, "--features", &features, "--test", "edges"]);
     command.env("PROPTEST_CASES", FEW_CASES);
     runner.step("tests with features", &mut command)?;
     Ok(())

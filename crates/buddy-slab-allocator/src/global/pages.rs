@@ -316,7 +316,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         // SAFETY: claimed by the caller (condition), and handed on exactly once.
         unsafe {
             if let Some(list) = PageLists::<PAGE_SIZE>::list_for(count)
-                && page.addr().is_multiple_of(count * PAGE_SIZE)
+                && page.addr() & (count * PAGE_SIZE - 1) == 0
                 && let Some(mut own) = self.enter_fast_or_leave()
             {
                 let env = own.env();
@@ -336,7 +336,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                 return self.core.push_deferred(page, count);
             };
             if let Some(list) = PageLists::<PAGE_SIZE>::list_for(count)
-                && page.addr().is_multiple_of(count * PAGE_SIZE)
+                && page.addr() & (count * PAGE_SIZE - 1) == 0
             {
                 let (local, env) = session.parts();
                 return local.pages.push(list, page, &env);

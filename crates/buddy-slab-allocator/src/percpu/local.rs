@@ -7,7 +7,8 @@
 //! list: it comes back when one of its objects is freed). Nothing is inferred from counters that
 //! other CPUs change.
 //!
-//! At most one empty slab a class is kept warm: the current one, or the front of the partial list.
+//! An empty slab a class is kept warm at the front of the partial list, and the current one stays
+//! if it is empty too: at most two.
 
 use core::ptr::NonNull;
 

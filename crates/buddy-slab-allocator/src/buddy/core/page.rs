@@ -15,7 +15,9 @@ use crate::units::{Order, Pfn};
 pub(crate) struct PageRef<'a, const PAGE_SIZE: usize> {
     section: &'a Section<PAGE_SIZE>,
     pfn: Pfn,
-    known_zero: bool,
+    /// 0 or 1. A word, so that copies move whole words: a `bool` here, and the padding behind it,
+    /// make a copy through the stack stall.
+    known_zero: u32,
 }
 
 impl<const PAGE_SIZE: usize> Clone for PageRef<'_, PAGE_SIZE> {
@@ -34,7 +36,7 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         pfn: Pfn,
         known_zero: bool,
     ) -> Self {
-        Self { section, pfn, known_zero }
+        Self { section, pfn, known_zero: known_zero as u32 }
     }
 
     /// Page `pfn` of a section, if its metadata is valid.
@@ -71,7 +73,7 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
     /// Whether the block is known to hold zeros; only a fresh allocation says so.
     #[inline]
     pub(crate) fn known_zero(self) -> bool {
-        self.known_zero
+        self.known_zero != 0
     }
 
     #[inline]
@@ -113,7 +115,7 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         let order = Order::for_pages(count)?;
         let pfn = Pfn::from_index(self.pfn.index().checked_add(at)?)?;
         // INVARIANT: a block smaller than 4 MiB lies in a carved one: all its metadata is valid.
-        let part = Self { section: self.section, pfn, known_zero: false };
+        let part = Self { section: self.section, pfn, known_zero: 0 };
         part.meta().set_head(self.head().with_order(order));
         part.meta().set_prev(count as u32);
         Some(part)
