@@ -16,7 +16,10 @@ pub fn largest_free_order(snapshot: &Snapshot) -> Option<usize> {
 
 /// Free pages: on the lists, at hand in CPUs' heaps, and on their way back.
 pub fn free_pages(snapshot: &Snapshot) -> usize {
-    snapshot.listed_free_pages() + snapshot.cached_pages + snapshot.deferred_pages
+    snapshot.listed_free_pages()
+        + snapshot.cached_pages
+        + snapshot.stock_pages
+        + snapshot.deferred_pages
 }
 
 /// Whether the figures of a snapshot at rest add up: every page is free, in use or the

@@ -358,8 +358,12 @@ fn a_region_across_four_gib_is_one_section_whose_low_part_is_spared() {
     let high_pages = managed_pages(heap) - low_pages;
     let all = take_all_pages(heap);
     assert_eq!(all.len(), managed_pages(heap));
-    assert!(!all[..high_pages].iter().any(low), "ordinary requests take high memory first");
-    assert!(all[high_pages..].iter().all(low), "and low memory in the end");
+    // But for the pages that are kept for handlers, which go last of all.
+    let kept = 2 * (high_pages / 16 + 1);
+    let early = all[..high_pages - kept].iter().filter(|page| low(page)).count();
+    assert_eq!(early, 0, "ordinary requests take high memory first");
+    let late = all[high_pages..].iter().filter(|page| !low(page)).count();
+    assert!(late <= kept, "and low memory in the end");
     free_pages(heap, &all);
     heap.shrink();
     let pages: Vec<_> = std::iter::from_fn(|| heap.alloc_pages_lowmem(1, 0).ok()).collect();

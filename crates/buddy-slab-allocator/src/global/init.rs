@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use super::GlobalAllocator;
-use crate::buddy::RegionSpec;
+use crate::buddy::{RegionSpec, Wait};
 use crate::error::{AllocError, AllocResult};
 use crate::percpu::HeapTable;
 use crate::platform::{OsImpl, Platform};
@@ -148,7 +148,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         self.end_start(result)
     }
 
-    /// Gives `cpu_count` CPUs a heap each, once they can be told apart.
+    /// Gives `cpu_count` CPUs a heap each, once they can be told apart: while no other CPU is inside
+    /// the allocator, and no handler that uses it can interrupt this call.
     ///
     /// # Errors
     /// [`AllocError::InvalidParam`] if the CPUs have heaps already or the count is out of range;
@@ -199,6 +200,10 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 
     fn end_start(&self, result: AllocResult) -> AllocResult {
         let state = if result.is_ok() { READY } else { NEW };
+        if result.is_ok() {
+            // Nobody else is here yet, so nothing has to be waited for.
+            self.fill_stock(Wait::Try);
+        }
         self.state.store(state, Ordering::Release);
         result
     }
@@ -250,10 +255,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         Ok(extra)
     }
 
-    /// Manages a further region.
+    /// Manages a further region. Not from a handler that may have interrupted the allocator.
     ///
     /// # Errors
-    /// [`AllocError::NotInitialized`] before `init`; [`AllocError::MemoryOverlap`];
+    /// [`AllocError::NotInitialized`] before `init`; [`AllocError::NoMemory`] in a handler that is
+    /// known to have interrupted the allocator, and if the tables of sections cannot grow; [`AllocError::MemoryOverlap`];
     /// [`AllocError::InvalidParam`] if it has no room for one page.
     ///
     /// # Complexity
@@ -308,8 +314,13 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             None
         };
         let spec = region.spec(phys, 0);
-        // SAFETY: the region's conditions.
-        self.announced(|_| unsafe { self.core.add_region(&spec, core::iter::empty()) })?;
+        self.announced(|wait| {
+            if wait == Wait::Try {
+                return Err(AllocError::NoMemory); // a handler must not wait for what it interrupted
+            }
+            // SAFETY: the region's conditions.
+            unsafe { self.core.add_region(&spec, core::iter::empty()) }
+        })?;
         Ok(())
     }
 

@@ -52,7 +52,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// Says that this CPU is about to sleep: publishes the remote frees that it gathered, takes
-    /// in what others freed, and lets others drain its heap until it allocates again.
+    /// in what others freed, and lets others drain its heap until it allocates again. Not from a
+    /// handler that may have interrupted the allocator on this CPU.
     ///
     /// # Errors
     /// [`AllocError::InvalidParam`] if there is no such CPU, or (*pinned* and *thread*) it is not

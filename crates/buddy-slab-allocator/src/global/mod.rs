@@ -5,6 +5,7 @@
 //! - `init`, `memory_map`: regions in
 //! - `objects`, `large`, `resize`: `alloc`, `dealloc`, `realloc`
 //! - `pages`, `block`: pages by address and by handle
+//! - `stock`: pages for handlers
 //! - `pressure`: what happens before `NoMemory`
 //! - `watermarks`: what is kept for handlers
 //! - `life`: CPUs come, sleep and go
@@ -27,6 +28,7 @@ mod query;
 mod removal;
 mod resize;
 mod session;
+mod stock;
 mod watermarks;
 
 pub use block::PageBlock;
@@ -48,7 +50,9 @@ use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize};
 /// `P` says how the running CPU's heap is reached (see [`platform`](crate::platform)): the
 /// default is the published [`OsImpl`](crate::OsImpl) interface.
 ///
-/// All functions may be called from any CPU at any time, handlers included.
+/// All functions may be called from any CPU at any time. Handlers that may have interrupted the
+/// allocator allocate, free, resize and ask; they do not initialise, add or remove regions, attach
+/// CPUs, or say that a CPU sleeps or stops.
 pub struct GlobalAllocator<const PAGE_SIZE: usize = 0x1000, P: Platform = OsPlatform> {
     core: PageCore<PAGE_SIZE, P::Lock>,
     heaps: HeapTable<PAGE_SIZE, P::Lock>,
@@ -69,7 +73,7 @@ pub struct GlobalAllocator<const PAGE_SIZE: usize = 0x1000, P: Platform = OsPlat
     misuse_count: AtomicUsize,
     /// How often a handler was diverted because it had interrupted the allocator.
     reentries: AtomicUsize,
-    /// Whether the shared heaps' stock may need filling up: from the first re-entry on.
+    /// Whether the shared heaps' stock may need filling up.
     stock_low: AtomicBool,
 }
 
@@ -89,6 +93,7 @@ impl<const PAGE_SIZE: usize> Default for GlobalAllocator<PAGE_SIZE> {
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     const CHECKED: () = {
         assert!(P::SHARED_HEAPS > 0, "early boot and re-entering handlers need a shared heap");
+        assert!(P::SHARED_HEAPS < 256, "a few shared heaps are enough");
         Self::PAGE_SIZE_CHECKED
     };
 
@@ -113,7 +118,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             misuse: AtomicPtr::new(core::ptr::null_mut()),
             misuse_count: AtomicUsize::new(0),
             reentries: AtomicUsize::new(0),
-            stock_low: AtomicBool::new(false),
+            stock_low: AtomicBool::new(true),
         }
     }
 

@@ -102,7 +102,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                 Some(object)
             }
             // The lock is held by what this handler interrupted, as far as anybody can tell.
-            Err(PageError::Busy) => None,
+            Err(PageError::Busy) => {
+                drop(session);
+                self.report_all(&faults);
+                None
+            }
             Err(_) => {
                 let served = self.under_pressure(session, faults, Some(class), |session| {
                     let (local, env) = session.parts();

@@ -378,7 +378,7 @@ unsafe fn hand_out<const PAGE_SIZE: usize>(page: PageRef<'_, PAGE_SIZE>, count: 
 /// What a refused page request means to the caller.
 pub(super) fn refusal(error: PageError) -> AllocError {
     match error {
-        PageError::Exhausted | PageError::Busy => AllocError::NoMemory,
+        PageError::Exhausted | PageError::InFlight | PageError::Busy => AllocError::NoMemory,
         PageError::Invalid => AllocError::InvalidParam,
         PageError::NotFound => AllocError::NotFound,
         PageError::NotAllocated(_) => AllocError::NotAllocated,

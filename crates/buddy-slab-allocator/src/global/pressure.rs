@@ -60,12 +60,14 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             return 0;
         }
         let before = self.core.free_pages();
-        let mut faults = FaultLog::new();
+        let mut faults;
         // First what this CPU owes running ones: they take it in when they are asked below.
-        if let Some(mut session) = self.enter() {
-            faults = self.drain_own(&mut session);
+        match self.enter() {
+            Some(mut session) if !session.is_nested() => faults = self.drain_own(&mut session),
+            // A handler above what it interrupted: it can neither wait nor make others wait.
+            _ => return 0,
         }
-        self.platform.drain_cpus();
+        let _ = self.ask_cpus(None);
         if let Some(mut session) = self.enter() {
             merge(&mut faults, &self.drain_own(&mut session));
             self.drain_others(&mut session, &mut faults, None);
@@ -142,6 +144,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             return None;
         }
         session.suspend();
+        self.stock_is_low();
         let wait = session.wait();
         let serialised = wait.acquire(&self.pressure, Rank::Pressure);
         let mut object = None;
@@ -199,18 +202,23 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 
     /// Makes running CPUs give back what they keep, and perhaps an object of `class`.
     fn ask_cpus(&self, class: Option<SizeClass>) -> Option<NonNull<u8>> {
-        if let Some(class) = class {
-            self.wanted.store(class.index() as u8 + 1, Ordering::Release);
-        }
+        let wish = class.map_or(0, |class| class.index() as u8 + 1);
+        let (first, relaxed) = (Ordering::AcqRel, Ordering::Relaxed);
+        // One wish at a time: another request's stands until that one takes it back.
+        let wished = wish != 0 && self.wanted.compare_exchange(0, wish, first, relaxed).is_ok();
         self.platform.drain_cpus();
-        self.wanted.store(0, Ordering::Release);
+        if wished {
+            self.wanted.store(0, Ordering::Release);
+        } else if self.wanted.load(Ordering::Acquire) != 0 {
+            return None;
+        }
         let gift = NonNull::new(self.gift.swap(core::ptr::null_mut(), Ordering::AcqRel))?;
         let slab = self.slab_of(gift)?;
         // SAFETY: a gift is a live object of this slab, owned by whoever took it.
         if Some(unsafe { Slab::class(slab) }) == class {
             return Some(gift);
         }
-        // SAFETY: the same; it was meant for another request, and nobody uses it.
+        // SAFETY: the same; it came late for another request, and nobody uses it.
         unsafe { self.dealloc_unsized(gift) };
         None
     }

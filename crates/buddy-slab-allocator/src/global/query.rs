@@ -2,7 +2,7 @@
 
 use super::GlobalAllocator;
 use crate::buddy::{ManagedSection, PageCore, Wait};
-use crate::percpu::{FaultLog, Heap, Local, MAX_WAITING_BYTES, max_kept_pages};
+use crate::percpu::{FaultLog, Heap, HeapTable, Local, MAX_WAITING_BYTES, max_kept_pages};
 use crate::platform::Platform;
 use crate::slab::SizeClass;
 use crate::sync::atomic::Ordering;
@@ -39,7 +39,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// CPUs keep at hand count as free. Exact at rest; under load it lags by what is on its way.
     /// O(sections + CPUs), no lock.
     pub fn allocated_bytes(&self) -> usize {
-        self.core.allocated_pages().saturating_sub(self.cached_pages()) * PAGE_SIZE
+        let kept = self.kept_pages(|_| true);
+        self.core.allocated_pages().saturating_sub(kept) * PAGE_SIZE
     }
 
     /// How many calls came from handlers that had interrupted the allocator on the same context.
@@ -58,14 +59,15 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             if self.seize(heap, Wait::Try) {
                 // SAFETY: just seized.
                 unsafe {
-                    heap.local().check(&self.env_of(heap, Wait::Spin));
+                    let shared = HeapTable::is_shared(heap);
+                    heap.local().check(&self.env_of(heap, Wait::Spin), shared);
                     self.let_go(heap);
                 }
             } else if let Some(mut session) = self.enter_own()
                 && core::ptr::eq(session.heap(), heap)
             {
                 let (local, env) = session.parts();
-                local.check(&env);
+                local.check(&env, false);
             }
         }
     }
@@ -77,6 +79,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             local.pages.drain(&env);
             let wait = session.wait();
             session.suspend();
+            self.stock_is_low();
             for heap in self.heaps.all() {
                 let kept = heap.cached_pages().load(Ordering::Relaxed);
                 if kept != 0 && !session.keeps(heap) && self.seize(heap, wait) {
@@ -103,9 +106,19 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         self.heaps.totals(class).get()
     }
 
-    /// Pages that all CPUs keep.
+    /// Pages that CPUs keep at hand.
     pub(crate) fn cached_pages(&self) -> usize {
-        self.heaps.all().map(|heap| heap.cached_pages().load(Ordering::Relaxed)).sum()
+        self.kept_pages(|heap| !HeapTable::is_shared(heap))
+    }
+
+    /// Pages that the shared heaps keep for handlers.
+    pub(crate) fn stock_pages(&self) -> usize {
+        self.kept_pages(HeapTable::is_shared)
+    }
+
+    fn kept_pages(&self, of: impl Fn(&Heap<PAGE_SIZE, P::Lock>) -> bool) -> usize {
+        let heaps = self.heaps.all().filter(|heap| of(heap));
+        heaps.map(|heap| heap.cached_pages().load(Ordering::Relaxed)).sum()
     }
 
     /// Shows every heap that can be had to `look`, after it has taken in what others freed.

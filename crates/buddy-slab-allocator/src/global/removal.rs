@@ -1,7 +1,7 @@
 //! Taking a region back while running, in two steps.
 
 use super::GlobalAllocator;
-use crate::buddy::{RemovalError, RemovalToken};
+use crate::buddy::{RemovalError, RemovalToken, Wait};
 use crate::error::{AllocError, AllocResult};
 use crate::platform::Platform;
 
@@ -13,7 +13,8 @@ pub struct SectionRemoval<'a, const PAGE_SIZE: usize, P: Platform> {
 }
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
-    /// First step: stops allocation from the section that contains `addr`, drains what caches
+    /// Not from a handler that may have interrupted the allocator (nor the other steps, nor the
+    /// drop of the result). First step: stops allocation from the section that contains `addr`, drains what caches
     /// keep of it, and answers whether it is empty.
     ///
     /// # Errors
@@ -23,10 +24,15 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     pub fn isolate_section(&self, addr: usize) -> AllocResult<SectionRemoval<'_, PAGE_SIZE, P>> {
         self.ready()?;
         self.shrink();
-        let token = self.announced(|_| self.core.isolate(addr)).map_err(|error| match error {
-            RemovalError::NotFound => AllocError::NotFound,
-            RemovalError::Pinned => AllocError::InvalidParam,
-            RemovalError::Busy => AllocError::NoMemory,
+        let token = self.announced(|wait| {
+            if wait == Wait::Try {
+                return Err(AllocError::NoMemory); // a handler must not wait for what it interrupted
+            }
+            self.core.isolate(addr).map_err(|error| match error {
+                RemovalError::NotFound => AllocError::NotFound,
+                RemovalError::Pinned => AllocError::InvalidParam,
+                RemovalError::Busy => AllocError::NoMemory,
+            })
         })?;
         Ok(SectionRemoval { allocator: self, token: Some(token) })
     }
@@ -42,8 +48,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         mut removal: SectionRemoval<'_, PAGE_SIZE, P>,
     ) -> (usize, usize) {
         let Some(token) = removal.token.take() else { return (0, 0) };
-        // SAFETY: the same condition.
-        self.announced(|_| unsafe { self.core.finish_removal(token) })
+        let core = &removal.allocator.core;
+        // SAFETY: the same condition; the token is of that core.
+        self.announced(|_| unsafe { core.finish_removal(token) })
     }
 }
 

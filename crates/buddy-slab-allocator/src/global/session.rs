@@ -261,7 +261,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ) -> Option<Session<'a, PAGE_SIZE, P>> {
         if matches!(wait, Wait::Try) {
             self.reentries.fetch_add(1, Ordering::Relaxed);
-            self.stock_low.store(true, Ordering::Relaxed);
+            self.stock_is_low();
         }
         if divert {
             let (rounds, any) = match wait {
@@ -295,33 +295,6 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                 f(session.wait)
             }
             None => f(Wait::Try),
-        }
-    }
-
-    /// Fills up what handlers are served from, if one was here since the last time. Called where
-    /// ordinary code ends a slow path, with nothing held.
-    #[inline]
-    pub(crate) fn restock(&self) {
-        if self.stock_low.load(Ordering::Relaxed) {
-            self.restock_slow();
-        }
-    }
-
-    #[cold]
-    fn restock_slow(&self) {
-        let Some(mut session) = self.enter_own() else { return };
-        session.suspend();
-        if !self.stock_low.swap(false, Ordering::Relaxed) {
-            return;
-        }
-        for heap in (0..self.heaps.shared_count()).filter_map(|index| self.heaps.shared(index)) {
-            if sync::try_lock(&heap.lock, Rank::Heap) {
-                // SAFETY: its lock was just taken, and is given back here.
-                unsafe {
-                    heap.local().pages.stock(&self.env_of(heap, session.wait));
-                    sync::unlock(&heap.lock, Rank::Heap);
-                }
-            }
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub free_blocks: [[usize; MAX_ORDER + 1]; 3],
     /// Pages that CPUs keep at hand; they count as free.
     pub cached_pages: usize,
+    /// Pages that shared heaps keep for handlers; they count as free.
+    pub stock_pages: usize,
     /// Pages whose free waits for a lock; they count as free.
     pub deferred_pages: usize,
     /// Pages of the allocator's own structures that were taken from sections.
@@ -75,6 +77,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             page_bytes: PAGE_SIZE,
             free_blocks: [[0; MAX_ORDER + 1]; 3],
             cached_pages: self.cached_pages(),
+            stock_pages: self.stock_pages(),
             deferred_pages: core.deferred_pages(),
             internal_pages: core.internal_pages(),
             descriptor_pages: core.slot_pages(),
@@ -160,10 +163,11 @@ impl fmt::Display for BuddyInfo<'_> {
                 write!(f, "{count:>7}")?;
             }
         }
-        let Snapshot { cached_pages, deferred_pages, internal_pages, descriptor_pages, .. } =
-            self.0;
-        write!(f, "\nkept by CPUs {cached_pages}, deferred {deferred_pages}, ")?;
-        write!(f, "descriptors {descriptor_pages}, own structures {internal_pages} (pages)")
+        let Snapshot { cached_pages, stock_pages, deferred_pages, .. } = self.0;
+        let Snapshot { internal_pages, descriptor_pages, .. } = self.0;
+        write!(f, "\nkept by CPUs {cached_pages}, for handlers {stock_pages}, ")?;
+        write!(f, "deferred {deferred_pages}, descriptors {descriptor_pages}, ")?;
+        write!(f, "own structures {internal_pages} (pages)")
     }
 }
 

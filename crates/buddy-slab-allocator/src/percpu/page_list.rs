@@ -228,7 +228,9 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
             }
             let fits = |list: &ListIndex| {
                 let kept = &self.lists[usize::from(list.0)];
-                kept.count != 0 && Self::order(*list).pages() >= count
+                let pages = Self::order(*list).pages();
+                // Smaller than 4 MiB, so that the metadata of all its pages is valid.
+                kept.count != 0 && pages >= count && pages * PAGE_SIZE < 4 << 20
             };
             let list = (0..LISTS as u8).map(ListIndex).find(fits)?;
             let block = self.pop(list, env)?;

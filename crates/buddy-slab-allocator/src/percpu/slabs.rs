@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use super::local::LOOSE;
 use super::{Env, Local};
 use crate::buddy::{Kind, PageError, PageRef, Section};
-use crate::slab::{ClassTable, Inbox, SizeClass, Slab, SlabPlace};
+use crate::slab::{ClassTable, Inbox, SizeClass, Slab, SlabList, SlabPlace};
 use crate::sync::RawLock;
 
 /// How many slabs of a class there are before longer ones are made.
@@ -176,7 +176,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         self.pages.drain(env);
     }
 
-    /// Releases the empty slabs of a class.
+    /// Releases the empty slabs of a class. O(partial slabs).
     fn release_empty<L: RawLock>(&mut self, class: usize, env: &Env<'_, PAGE_SIZE, L>) {
         // SAFETY: the current slab and those on the list are alive and this heap's.
         unsafe {
@@ -188,15 +188,16 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                     self.classes[class].current = Some(slab);
                 }
             }
-            // Empty slabs are at the front: at most one, and those whose release had to wait.
-            while let Some(slab) = self.classes[class].partial.front() {
-                if !Slab::quiescent(slab) {
-                    break;
-                }
-                self.classes[class].partial.remove(slab);
-                if !Self::release(slab, env) {
-                    self.classes[class].partial.push_front(slab);
-                    break;
+            // An empty slab is at the front; those whose release had to wait may be anywhere.
+            let mut at = self.classes[class].partial.front();
+            while let Some(slab) = at {
+                at = SlabList::next(slab);
+                if Slab::quiescent(slab) {
+                    self.classes[class].partial.remove(slab);
+                    if !Self::release(slab, env) {
+                        self.classes[class].partial.push_front(slab);
+                        break;
+                    }
                 }
             }
         }

@@ -19,8 +19,9 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// node's at a time.
     ///
     /// # Errors
-    /// [`PageError::Exhausted`]; [`PageError::Busy`] if a lock that `wait` could not get, or a
-    /// deferred free that another caller is bringing home, may hide what was asked for; [`PageError::Invalid`] for a count of 0 or above 2^20, and for a limit
+    /// [`PageError::Exhausted`]; [`PageError::Busy`] if a lock that `wait` could not get may hide
+    /// what was asked for; [`PageError::InFlight`] if a deferred free that another caller is
+    /// bringing home may; [`PageError::Invalid`] for a count of 0 or above 2^20, and for a limit
     /// where no section knows physical addresses.
     pub(crate) fn alloc(
         &self,
@@ -53,7 +54,13 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         if !request.limit.is_none() && !self.knows_phys() {
             return Err(PageError::Invalid);
         }
-        Err(if busy || self.deferred.pages() != 0 { PageError::Busy } else { PageError::Exhausted })
+        Err(if busy {
+            PageError::Busy
+        } else if self.deferred.pages() != 0 {
+            PageError::InFlight
+        } else {
+            PageError::Exhausted
+        })
     }
 
     /// The nodes, nearest to `preferred` first; of two at the same distance, the lower.

@@ -74,7 +74,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     pub(crate) unsafe fn free_batch<'a>(
         &'a self,
         next: &mut dyn FnMut() -> Option<(PageRef<'a, PAGE_SIZE>, usize)>,
-        wait: Wait,
+        mut wait: Wait,
     ) {
         let mut held: Option<(Guard<'_, L>, &Node<Section<PAGE_SIZE>, L>)> = None;
         while let Some((page, count)) = next() {
@@ -88,6 +88,8 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                 // SAFETY: the node's lock is held; the block is owned (condition).
                 unsafe { Self::free_locked(node, page, count) };
             } else {
+                // Patience ran out once: that is enough for all.
+                wait = Wait::Try;
                 // SAFETY: the block is owned (condition).
                 unsafe { self.push_deferred(page, count) };
             }
@@ -169,7 +171,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// Frees what was deferred, as far as `wait` lets it; returns the number of pages.
     ///
     /// Must be called with no lock held.
-    pub(crate) fn drain_deferred(&self, wait: Wait) -> usize {
+    pub(crate) fn drain_deferred(&self, mut wait: Wait) -> usize {
         let mut freed = 0;
         let mut next = self.deferred.take_all();
         while let Some(token) = next {
@@ -179,6 +181,8 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             if unsafe { self.free_block(page, count, wait) }.is_ok() {
                 freed += count;
             } else {
+                // Patience ran out once: that is enough for all.
+                wait = Wait::Try;
                 // SAFETY: as above: still ours.
                 unsafe { self.push_deferred(page, count) };
             }

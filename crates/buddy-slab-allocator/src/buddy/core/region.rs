@@ -177,23 +177,26 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         let fresh = unsafe { section.as_ref() };
         // Room for the withdrawn ones too: cancelling a removal must not fail.
         let spare = topology.isolated_count;
-        if let Some(need) = self.directory.growth_needed(spare) {
-            // SAFETY: topology lock held, no node's; `fresh` is not published.
-            let at = unsafe { self.take_internal(fresh, need.size_bytes) };
-            // SAFETY: the only writer, by the topology lock; internal pages are page-aligned and
-            // given up for good.
-            unsafe { self.directory.grow(at.ok_or(AllocError::NoMemory)?, need) };
-        }
         let node = self.node_of(fresh);
-        let need = {
+        let table_bytes = {
             let _node_guard = self.lock(&node.lock, Wait::Spin);
             // SAFETY: the node's lock is held.
             unsafe { node.table() }.growth_needed(spare)
         };
-        if let Some(size_bytes) = need {
-            // SAFETY: as above.
-            let at = unsafe { self.take_internal(fresh, size_bytes) };
-            let at = at.ok_or(AllocError::NoMemory)?;
+        let directory_need = self.directory.growth_needed(spare);
+        // Storage for both first: with only one of them the region would stay the caller's, and
+        // hold a table in use. (What was taken from the first section is lost then, once.)
+        // SAFETY: topology lock held, no node's; `fresh` is not published.
+        let take = |size_bytes| unsafe { self.take_internal(fresh, size_bytes) };
+        let take = |size_bytes| take(size_bytes).ok_or(AllocError::NoMemory);
+        let directory_at = directory_need.map(|need| take(need.size_bytes)).transpose()?;
+        let table_at = table_bytes.map(take).transpose()?;
+        if let (Some(at), Some(need)) = (directory_at, directory_need) {
+            // SAFETY: the only writer, by the topology lock; internal pages are page-aligned and
+            // given up for good.
+            unsafe { self.directory.grow(at, need) };
+        }
+        if let Some(at) = table_at {
             let _node_guard = self.lock(&node.lock, Wait::Spin);
             // SAFETY: the node's lock is held; the table changed size only under the topology
             // lock, so it still needs this much; internal pages are given up for good.

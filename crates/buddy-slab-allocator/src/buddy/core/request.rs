@@ -38,6 +38,8 @@ pub(crate) enum PageError {
     Exhausted,
     /// A lock was not to be had; try again, or defer.
     Busy,
+    /// Nothing fits now, but another caller is about to give deferred frees back.
+    InFlight,
     /// The request can never be served.
     Invalid,
     /// The address is in no section.
