@@ -103,7 +103,8 @@ impl<const PAGE_SIZE: usize> Heap for GlobalHeap<PAGE_SIZE> {
     }
 
     fn usable_size(&self, ptr: NonNull<u8>) -> Option<usize> {
-        self.inner.usable_size(ptr)
+        // SAFETY: the runner frees nothing meanwhile.
+        unsafe { self.inner.usable_size(ptr) }
     }
 
     fn alloc_pages(&self, count: usize, align: usize) -> Option<usize> {

@@ -321,7 +321,7 @@ fn every_usable_byte_may_be_used() {
     for size in (1..2000).chain((2000..70_000).step_by(377)) {
         let layout = layout(size, 8);
         let object = heap.alloc(layout).expect("memory");
-        let usable = heap.usable_size(object).expect("a live object");
+        let usable = usable(heap, object).expect("a live object");
         assert!(usable >= size && usable <= size + size / 4 + PAGE);
         if let Some(class) = SizeClass::from_layout(layout) {
             assert_eq!(usable, class.size());
@@ -353,18 +353,18 @@ fn usable_size_knows_what_is_no_live_object() {
     let large = heap.alloc(layout(100_000, 8)).expect("a large object");
     let pages = heap.alloc_pages(2, 0).expect("pages");
     let interior = |at: NonNull<u8>, by: usize| at.map_addr(|addr| addr.saturating_add(by));
-    assert_eq!(heap.usable_size(object), Some(112));
-    assert_eq!(heap.usable_size(large), Some(25 * PAGE));
-    assert_eq!(heap.usable_size(interior(object, 4)), None);
-    assert_eq!(heap.usable_size(interior(large, PAGE)), None);
-    assert_eq!(heap.usable_size(interior(large, 8)), None);
-    assert_eq!(heap.usable_size(NonNull::dangling()), None);
+    assert_eq!(usable(heap, object), Some(112));
+    assert_eq!(usable(heap, large), Some(25 * PAGE));
+    assert_eq!(usable(heap, interior(object, 4)), None);
+    assert_eq!(usable(heap, interior(large, PAGE)), None);
+    assert_eq!(usable(heap, interior(large, 8)), None);
+    assert_eq!(usable(heap, NonNull::dangling()), None);
     let pages_ptr = NonNull::new(std::ptr::with_exposed_provenance_mut(pages)).expect("not null");
-    assert_eq!(heap.usable_size(pages_ptr), None, "pages are no object");
+    assert_eq!(usable(heap, pages_ptr), None, "pages are no object");
     free_objects(heap, layout(100, 4), &[object]);
     free_objects(heap, layout(100_000, 8), &[large]);
-    assert_eq!(heap.usable_size(object), None);
-    assert_eq!(heap.usable_size(large), None);
+    assert_eq!(usable(heap, object), None);
+    assert_eq!(usable(heap, large), None);
     heap.dealloc_pages(pages, 2);
     common::check_all_free(heap);
 }
@@ -393,7 +393,7 @@ fn realloc_stays_in_place_where_class_block_or_neighbours_allow() {
             Ok(large),
             "free pages follow"
         );
-        assert_eq!(heap.usable_size(large), Some(30 * PAGE));
+        assert_eq!(usable(heap, large), Some(30 * PAGE));
         assert!(holds(large, 10 * PAGE - 100, 0x62));
         assert_eq!(heap.realloc(large, layout(30 * PAGE, 8), 9 * PAGE), Ok(large), "shrinks");
         assert_eq!(heap.allocated_bytes() % PAGE, 0);
@@ -467,7 +467,7 @@ fn zero_size_layouts_are_served_with_every_alignment() {
         assert_eq!(object.addr().get() % (1 << shift), 0, "2^{shift}");
         let other = heap.alloc_zeroed(nothing).expect("an address");
         assert_ne!(object, other);
-        assert!(heap.usable_size(object).is_some());
+        assert!(usable(heap, object).is_some());
         // To something and back to nothing.
         // SAFETY: live, with its layout; then only the new one is used.
         let some = unsafe { heap.realloc(object, nothing, 5000) }.expect("memory");
@@ -713,4 +713,13 @@ fn other_page_sizes_serve_the_same_layouts() {
     serve::<1024>(512 << 10);
     serve::<16384>(8 * MIB);
     serve::<65536>(32 * MIB);
+}
+
+/// What an allocation can hold.
+fn usable<const PAGE_BYTES: usize, P: buddy_slab_allocator::Platform>(
+    heap: &GlobalAllocator<PAGE_BYTES, P>,
+    ptr: NonNull<u8>,
+) -> Option<usize> {
+    // SAFETY: these tests free nothing at the same time.
+    unsafe { heap.usable_size(ptr) }
 }

@@ -344,13 +344,15 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// `ptr` is not the start of a live allocation, as far as the metadata tells.
     ///
     /// O(1), no lock.
-    pub fn usable_size(&self, ptr: NonNull<u8>) -> Option<usize> {
+    ///
+    /// # Safety
+    /// - If `ptr` points into memory of this allocator, nobody frees what lies there meanwhile.
+    pub unsafe fn usable_size(&self, ptr: NonNull<u8>) -> Option<usize> {
         let addr = ptr.addr().get();
         let Some(slab) = self.slab_of(ptr) else {
             return self.large_pages(addr).map(|pages| pages * PAGE_SIZE);
         };
-        // SAFETY: named by the page metadata; a caller that asks about an object that is being
-        // freed has a race of its own, and gets the size of whatever is there.
+        // SAFETY: named by the page metadata, and kept alive by the caller's condition.
         unsafe {
             let index = Slab::index_of(slab, addr).ok()?;
             if Slab::is_free_hint(slab, index) {
