@@ -13,9 +13,14 @@ pub struct SectionRemoval<'a, const PAGE_SIZE: usize, P: Platform> {
 }
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
-    /// Not from a handler that may have interrupted the allocator (nor the other steps, nor the
-    /// drop of the result). First step: stops allocation from the section that contains `addr`, drains what caches
+    /// First step: stops allocation from the section that contains `addr`, drains what caches
     /// keep of it, and answers whether it is empty.
+    ///
+    /// Neither this, nor the second step, nor the drop of what is returned is for a handler that
+    /// may have interrupted the allocator.
+    ///
+    /// # Complexity
+    /// That of [`shrink`](Self::shrink), and O(sections). Takes the topology and node locks.
     ///
     /// # Errors
     /// [`AllocError::NotFound`] if no section contains `addr`; [`AllocError::InvalidParam`] for
