@@ -5,6 +5,7 @@
 //! in an [`Env`]. Neighbours: `slab` below (one slab at a time), `buddy` below (pages), `global`
 //! above (which heap, and what to do when it has nothing).
 
+mod class_slabs;
 mod faults;
 mod gate;
 mod heap;
@@ -17,9 +18,9 @@ mod steal;
 pub(crate) use faults::FaultLog;
 pub(crate) use gate::Gate;
 pub(crate) use heap::{Heap, HeapTable};
-pub(crate) use local::{Freed, Local};
+pub(crate) use local::Local;
 pub(crate) use page_list::{ListIndex, PageLists, max_kept_pages};
-pub(crate) use remote::{MAX_WAITING_BYTES, publish_to};
+pub(crate) use remote::{MAX_WAITING_BYTES, RemoteObject, publish_to};
 pub(crate) use steal::steal;
 
 use crate::buddy::{Kind, PageCore, PageRequest, Wait};

@@ -34,7 +34,7 @@ use core::ptr::{self, NonNull};
 use super::deferred::DeferredStack;
 use super::directory::Directory;
 use super::node::{Node, Table, rank};
-use super::section::Section;
+use super::section::{PageMark, Section};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{Guard, Rank, RawLock};
 use crate::units::{NodeId, Zone};
@@ -127,18 +127,18 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         }
     }
 
-    /// The descriptor of the slab that holds `addr`, by the metadata of its page. Lock-free.
+    /// The mark of the slab that holds `addr`, by the metadata of its page. Lock-free.
     #[inline(always)]
-    pub(crate) fn slab_at(&self, addr: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn slab_at(&self, addr: usize) -> Option<PageMark> {
         match self.first_section().and_then(|first| first.slab_at(addr)) {
-            Some(descriptor) => Some(descriptor),
+            Some(mark) => Some(mark),
             None => self.slab_at_elsewhere(addr),
         }
     }
 
     #[inline(never)]
-    fn slab_at_elsewhere(&self, addr: usize) -> Option<NonNull<u8>> {
-        self.lookup(addr)?.slab_descriptor()
+    fn slab_at_elsewhere(&self, addr: usize) -> Option<PageMark> {
+        self.lookup(addr)?.slab_mark()
     }
 
     /// The page that contains `addr`, if its metadata is valid: not for an address inside a

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use super::super::page_meta::PageFlags;
-use super::super::section::{HeadWord, Kind, Page, Section};
+use super::super::section::{HeadWord, Kind, Page, PageMark, Section};
 use crate::units::{Order, Pfn};
 
 /// A page whose metadata is valid: looked up by address, or the head of an owned block.
@@ -142,18 +142,20 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         meta.set_head(meta.head().with_flags(flags));
     }
 
-    /// Makes the block a slab whose descriptor any page of it leads to.
+    /// Whether a slab of `count` pages that begins here can have its descriptor there.
+    pub(crate) fn can_mark(self, count: usize, descriptor: NonNull<u8>) -> bool {
+        self.section.can_mark(self.pfn, count, descriptor)
+    }
+
+    /// Makes the block a slab whose descriptor and label any page of it leads to.
     ///
     /// # Safety
     /// - The caller owns the block of `count` pages that this page heads.
-    /// - `descriptor` points into the section's region, with the region's provenance.
-    pub(crate) unsafe fn mark_slab(self, count: usize, descriptor: *mut u8) {
-        let Some(descriptor) = NonNull::new(descriptor) else {
-            debug_assert!(false, "P5: a slab's descriptor lies in its section");
-            return;
-        };
+    /// - `descriptor` points into the section's region, with the region's provenance, and
+    ///   [`can_mark`](Self::can_mark) said yes to it. The low eight bits of `label` are clear.
+    pub(crate) unsafe fn mark_slab(self, count: usize, descriptor: NonNull<u8>, label: u32) {
         // SAFETY: the conditions are the callee's.
-        unsafe { self.section.mark_slab(self.pfn, count, descriptor) };
+        unsafe { self.section.mark_slab(self.pfn, count, descriptor, label) };
     }
 
     /// Makes a slab an ordinary allocated block again.
@@ -166,10 +168,10 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         unsafe { self.section.unmark_slab(self.pfn, count, kind) }
     }
 
-    /// The descriptor of the slab that this page is part of.
+    /// The mark of the slab that this page is part of.
     #[inline]
-    pub(crate) fn slab_descriptor(self) -> Option<NonNull<u8>> {
-        self.section.slab_descriptor(self.pfn)
+    pub(crate) fn slab_mark(self) -> Option<PageMark> {
+        self.section.slab_mark(self.pfn)
     }
 }
 

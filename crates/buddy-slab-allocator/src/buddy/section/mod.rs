@@ -36,6 +36,7 @@ mod tests;
 pub(crate) use alloc::{TakeRequest, Taken};
 pub(crate) use create::RegionSpec;
 pub(crate) use head::{HeadWord, Kind, Page};
+pub(crate) use slab_marks::PageMark;
 
 use core::ptr::NonNull;
 

@@ -10,7 +10,7 @@ mod scenarios;
 use std::vec::Vec;
 
 use super::layout::CARVE_BYTES;
-use super::{Kind, PhysFn, RegionSpec, Section, TakeRequest, Taken};
+use super::{Kind, PageMark, PhysFn, RegionSpec, Section, TakeRequest, Taken};
 use crate::error::AllocError;
 use crate::units::{NodeId, Order, Pfn, PhysLimit, Zone};
 

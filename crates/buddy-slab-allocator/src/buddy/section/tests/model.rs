@@ -146,12 +146,16 @@ impl Model {
             Step::Slab { which } => {
                 if let Some(which) = pick(which, self.live.len()) {
                     let (at, count) = self.live[which];
-                    let descriptor = section.ptr_of(pfn(at));
+                    let (descriptor, label) = (section.ptr_of(pfn(at)), 0x1234_5600);
+                    if !section.can_mark(pfn(at), count, descriptor) {
+                        return;
+                    }
                     // SAFETY: see above.
-                    unsafe { section.mark_slab(pfn(at), count, descriptor) };
+                    unsafe { section.mark_slab(pfn(at), count, descriptor, label) };
                     check(section);
-                    let last = pfn(at + count - 1);
-                    assert_eq!(section.slab_descriptor(last), Some(descriptor));
+                    let mark = section.slab_mark(pfn(at + count - 1));
+                    let label = label + count as u32 - 1;
+                    assert_eq!(mark, Some(PageMark { descriptor, label }));
                     // SAFETY: see above.
                     unsafe { section.unmark_slab(pfn(at), count, Kind::Pages) };
                 }

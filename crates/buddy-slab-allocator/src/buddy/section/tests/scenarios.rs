@@ -196,18 +196,23 @@ fn slab_pages_lead_to_their_descriptor() {
         let fresh = shape(section);
         let block = take(section, count, 0).unwrap().pfn;
         let descriptor = section.ptr_of(block).map_addr(|addr| addr.saturating_add(192));
-        assert_eq!(section.slab_descriptor(block), None);
+        assert_eq!(section.slab_mark(block), None);
         // SAFETY: one thread; the block is ours.
-        unsafe { section.mark_slab(block, count, descriptor) };
+        unsafe { section.mark_slab(block, count, descriptor, 0xABCD_EF00) };
         check(section);
         for index in block.index()..block.index() + count {
-            assert_eq!(section.slab_descriptor(pfn(index)), Some(descriptor));
+            let label = 0xABCD_EF00 + (index - block.index()) as u32;
+            assert_eq!(section.slab_mark(pfn(index)), Some(PageMark { descriptor, label }));
+            assert_eq!(
+                section.slab_at(section.addr_of(pfn(index)) + 7),
+                section.slab_mark(pfn(index))
+            );
         }
-        assert_eq!(section.slab_descriptor(pfn(block.index() + count)), None);
+        assert_eq!(section.slab_mark(pfn(block.index() + count)), None);
         // SAFETY: one thread; the block is ours.
         unsafe { section.unmark_slab(block, count, Kind::Internal) };
         check(section);
-        assert_eq!(section.slab_descriptor(block), None);
+        assert_eq!(section.slab_mark(block), None);
         assert_eq!(section.page(block).unwrap().head().kind(), Kind::Internal);
         give(section, block, count);
         check(section);
