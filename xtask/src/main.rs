@@ -3,6 +3,7 @@
 //! - [`gate`]: what has to pass before a commit, as named and timed steps;
 //! - [`layers`]: holds the library's import ladder;
 //! - [`cross`]: builds and tests for targets that the host is not;
+//! - [`bench`]: measures the library beside its peers;
 //! - [`runner`]: runs a child process as a step.
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod cross;
 mod gate;
 mod layers;
@@ -45,6 +47,13 @@ enum Chore {
     },
     /// Run the tests of the library and the testkit as 32-bit x86 Linux programs
     Test32,
+    /// Measure the library beside its peers (wants a C++ compiler); `bench --help` says what can be asked
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Passed on to the program of the package `figures`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -56,6 +65,7 @@ fn main() -> ExitCode {
             cross::bare(&mut runner::Runner::streaming(root), &cross::or_default(targets))
         }
         Chore::Test32 => cross::test32(&mut runner::Runner::streaming(root)),
+        Chore::Bench { arguments } => bench::run(root, &arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
