@@ -222,8 +222,9 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
         let order = list.order(PAGE_SIZE);
         let got = env.core.alloc_batch(order, env.node, env.wait, env.use_reserve, places);
         // INVARIANT: just allocated for this list.
-        if let Some(fetched) = places.get_mut(..got) {
-            fetched.reverse();
+        let missing = places.len() - got;
+        if missing != 0 {
+            places.copy_within(missing.., 0);
         }
         env.page_counts.set(list, count + got);
     }

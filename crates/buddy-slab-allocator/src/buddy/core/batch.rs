@@ -54,7 +54,8 @@ impl<const PAGE_SIZE: usize> KeptPage<PAGE_SIZE> {
 impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// Fills `out` with blocks of one order, naturally aligned, under one lock hold, for a CPU's
     /// page list: they are [`Kind::Cached`]. They come from the highest zone of the nearest node
-    /// that has any. Returns how many there are.
+    /// that has any. Returns how many there are: they stand at the end of `out`, the first taken
+    /// (of a larger block the lowest) last.
     ///
     /// Complexity: O(blocks + `MAX_ORDER`) for each section that gives some. Locks: one node's at
     /// a time.
@@ -78,8 +79,9 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                 // Once more: the counter moved while we waited.
                 let admitted = node.spare(zone, use_reserve) >> order.get();
                 let max = out.len().min(admitted);
+                let from = out.len() - max;
                 // SAFETY: the node's lock is held.
-                let got = unsafe { Self::take_batch(node, zone, order, &mut out[..max]) };
+                let got = unsafe { Self::take_batch(node, zone, order, &mut out[from..]) };
                 if got > 0 {
                     return got;
                 }
@@ -100,7 +102,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     ) -> usize {
         // SAFETY: the lock is held (condition); this is the only reference to the table.
         let table = unsafe { node.table() };
-        let mut places = out.iter_mut();
+        let mut places = out.iter_mut().rev();
         while places.len() != 0 {
             let Some(slot) = table.first_with(zone, order, 0) else { break };
             let Some(section) = table.get(slot) else { break };

@@ -94,30 +94,33 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         pfn_of: impl Fn(usize) -> Pfn,
     ) {
         let step = order.pages();
-        // SAFETY (of the heads read): a block's first page has metadata.
-        let word_of = |pfn: Pfn| unsafe { self.page_unchecked(pfn) }.head();
         let mut at = 0;
         while at < blocks {
             let first = pfn_of(at);
-            let word = word_of(first);
-            let follows = |index: usize, distance: usize| {
-                let pfn = pfn_of(index);
-                let there = word_of(pfn);
-                pfn.index().wrapping_sub(first.index()) == distance
-                    && there.zone_field() == word.zone_field()
-                    && !there.spans_zones()
-            };
-            let mut run = 1;
-            let mut from = first.index();
-            if !word.spans_zones() {
-                while at + run < blocks && follows(at + run, run * step) {
+            // SAFETY: the first page of a block of the caller's has metadata.
+            let word = unsafe { self.page_unchecked(first) }.head();
+            // SAFETY: the same.
+            let same = |pfn: Pfn| unsafe { self.page_unchecked(pfn) }.head() == word;
+            // The neighbours that follow, upwards or downwards, as long as they are alike.
+            let follow = |step: usize| {
+                let mut next = first.index().wrapping_add(step);
+                let mut run = 1;
+                while at + run < blocks {
+                    let pfn = pfn_of(at + run);
+                    if pfn.index() != next || !same(pfn) {
+                        break;
+                    }
+                    next = next.wrapping_add(step);
                     run += 1;
                 }
+                run
+            };
+            let (mut run, mut from) = (1, first.index());
+            if !word.spans_zones() {
+                run = follow(step);
                 if run == 1 {
-                    while at + run < blocks && follows(at + run, (run * step).wrapping_neg()) {
-                        run += 1;
-                        from -= step;
-                    }
+                    run = follow(step.wrapping_neg());
+                    from -= (run - 1) * step;
                 }
             }
             // SAFETY: lock held; blocks of the caller's, in one zone where they are joined.
@@ -139,8 +142,15 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// - Lock held; the blocks are the caller's.
     unsafe fn join_owned(&self, from: usize, blocks: usize, order: Order, zone_field: u32) {
         for index in (from..from + blocks * order.pages()).step_by(order.pages()) {
-            // SAFETY: the head of a block of the caller's has metadata.
-            unsafe { self.demote(Self::nth(index), zone_field) }
+            // SAFETY: the head of a block of the caller's has metadata, and below the size of a
+            // carve block so does all around it.
+            unsafe {
+                if order < Self::CARVE_ORDER {
+                    self.page_unchecked(Self::nth(index)).set_head(HeadWord::tail(zone_field));
+                } else {
+                    self.demote(Self::nth(index), zone_field);
+                }
+            }
         }
     }
 }

@@ -249,7 +249,7 @@ impl World {
                 let mut kept = std::vec![KeptPage::NOTHING; max];
                 let node = NodeId::new(0);
                 let n = self.core.alloc_batch(order, node, Wait::Spin, false, &mut kept);
-                for block in &kept[..n] {
+                for block in &kept[max - n..] {
                     // SAFETY: just allocated.
                     let addr = unsafe { block.page() }.addr();
                     assert_eq!(addr % (order.pages() * PAGE), 0);

@@ -76,7 +76,7 @@ fn run(threads: usize, steps: usize) {
                         let order = Order::new(rng.below(3) as u8).unwrap();
                         let got = core.alloc_batch(order, NodeId::new(0), wait, false, &mut batch);
                         // SAFETY: ours, once each.
-                        unsafe { core.free_batch(&batch[..got], order, wait) };
+                        unsafe { core.free_batch(&batch[8 - got..], order, wait) };
                     } else {
                         let taken = {
                             let mut pool = pool.lock().unwrap();
