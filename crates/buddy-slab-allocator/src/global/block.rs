@@ -101,7 +101,7 @@ impl<'a, const PAGE_SIZE: usize, P: Platform> PageBlock<'a, PAGE_SIZE, P> {
         let page = allocator.core.lookup(addr).filter(|page| page.addr() == addr)?;
         let head = page.head();
         // INVARIANT: an allocated block of this kind, and the only handle to it (condition).
-        (head.is_allocated() && !head.is_tail() && head.kind() == Kind::Handle).then(|| Self {
+        head.is_handed_out_as(Kind::Handle).then(|| Self {
             allocator,
             page,
             count: page.count() as u32,

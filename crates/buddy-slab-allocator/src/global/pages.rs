@@ -137,28 +137,71 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// Allocates up to `addrs.len()` single pages and returns how many: all, unless memory ran
-    /// out. One hold of the node's lock per 64 pages.
+    /// out. One entry into this CPU's heap for all that its list has, and one hold of the node's
+    /// lock, for every 64 pages.
     ///
     /// # Errors
     /// [`AllocError::NoMemory`] if there was not even one, [`AllocError::NotInitialized`].
     pub fn alloc_pages_bulk(&self, addrs: &mut [usize]) -> AllocResult<usize> {
         let mut count = 0;
-        for addr in addrs.iter_mut() {
-            match self.alloc_pages(1, PAGE_SIZE) {
-                Ok(page) => *addr = page,
-                Err(error) if count == 0 => return Err(error),
-                Err(_) => break,
+        while count < addrs.len() {
+            count += self.pop_pages(&mut addrs[count..]);
+            if let Some(place) = addrs.get_mut(count) {
+                match self.alloc_pages(1, PAGE_SIZE) {
+                    Ok(page) => *place = page,
+                    Err(error) if count == 0 => return Err(error),
+                    Err(_) => break,
+                }
+                count += 1;
             }
-            count += 1;
         }
         Ok(count)
     }
 
-    /// Frees single pages; as [`dealloc_pages`](Self::dealloc_pages) for each.
-    pub fn dealloc_pages_bulk(&self, addrs: &[usize]) {
-        for &addr in addrs {
-            self.dealloc_pages(addr, 1);
+    /// Fills `addrs` with single pages from this CPU's list; returns how many there were.
+    fn pop_pages(&self, addrs: &mut [usize]) -> usize {
+        let Some(list) = PageLists::<PAGE_SIZE>::list_for(1) else { return 0 };
+        let Some(mut own) = self.enter_fast_or_leave() else { return 0 };
+        let counts = own.heap().page_counts();
+        let lists = &mut own.local().pages;
+        let mut count = 0;
+        for place in addrs {
+            let Some(block) = lists.pop(list, counts) else { break };
+            // SAFETY: popped: this caller's alone.
+            let page = unsafe { hand_out(block, Kind::Pages) };
+            *place = page.ptr().as_ptr().expose_provenance();
+            count += 1;
         }
+        count
+    }
+
+    /// Frees single pages; as [`dealloc_pages`](Self::dealloc_pages) for each, with one entry into
+    /// this CPU's heap for as many as its list has room for.
+    pub fn dealloc_pages_bulk(&self, addrs: &[usize]) {
+        let mut left = addrs;
+        while let [first, rest @ ..] = left {
+            // One by itself: it makes room, or is reported.
+            self.dealloc_pages(*first, 1);
+            left = &rest[self.push_pages(rest)..];
+        }
+    }
+
+    /// Frees single pages as long as they are what they should be, and this CPU's list has room.
+    /// Returns how many.
+    fn push_pages(&self, addrs: &[usize]) -> usize {
+        let Some(list) = PageLists::<PAGE_SIZE>::list_for(1) else { return 0 };
+        let Some(mut own) = self.enter_fast_or_leave() else { return 0 };
+        let counts = own.heap().page_counts();
+        let lists = &mut own.local().pages;
+        let mut count = 0;
+        for &addr in addrs.iter().take(lists.room(list, counts)) {
+            let Some(page) = self.core.claim_fast(addr, 1, Kind::Pages) else { break };
+            // SAFETY: claimed; a single page.
+            let kept = unsafe { lists.push(list, page, counts) };
+            debug_assert!(kept, "page list: as many as there was room for");
+            count += 1;
+        }
+        count
     }
 
     /// Grows or shrinks, in place, pages that [`alloc_pages`](Self::alloc_pages) returned.
@@ -225,13 +268,19 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         options: Option<&PageOptions>,
         kind: Kind,
     ) -> AllocResult<PageRef<'_, PAGE_SIZE>> {
-        if limit.is_none()
-            && options.is_none()
+        if Self::is_plain(limit, options)
             && let Some(page) = self.alloc_listed(count, align_order, kind)
         {
             return Ok(page);
         }
         self.alloc_missed(count, align_order, limit, options, kind)
+    }
+
+    /// Whether any pages of any node will do, so that those at hand may serve.
+    #[inline]
+    fn is_plain(limit: PhysLimit, options: Option<&PageOptions>) -> bool {
+        let plain = |options: &PageOptions| options.node.is_none() && !options.use_reserve;
+        limit.is_none() && options.is_none_or(plain)
     }
 
     /// The list that serves a request for this count and alignment.
@@ -269,7 +318,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         kind: Kind,
     ) -> AllocResult<PageRef<'_, PAGE_SIZE>> {
         let listed =
-            Self::list_serving(count, align_order).filter(|_| limit.is_none() && options.is_none());
+            Self::list_serving(count, align_order).filter(|_| Self::is_plain(limit, options));
         let Some(mut session) = self.enter() else {
             return Err(self.no_heap());
         };

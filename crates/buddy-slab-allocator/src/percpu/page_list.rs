@@ -160,6 +160,11 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
         Some(block)
     }
 
+    /// How many more blocks a list can keep.
+    pub(crate) fn room(&self, list: ListIndex, counts: &PageCounts) -> usize {
+        capacity(list.get()).saturating_sub(counts.get(list))
+    }
+
     /// Keeps a block; `false` (and it is still the caller's) if the list is full. O(1).
     ///
     /// # Safety
