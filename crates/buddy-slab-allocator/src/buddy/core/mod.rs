@@ -217,6 +217,9 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         let result = operation();
         let slot = section.links().slot.load(Ordering::Relaxed);
         for zone in Zone::ALL {
+            if before[zone.index()] == 0 && section.zone_pages(zone) == 0 {
+                continue;
+            }
             node.account(zone, before[zone.index()], section.free_pages(zone));
             table.set_rank(slot, zone, rank(section.max_free_order(zone)));
         }

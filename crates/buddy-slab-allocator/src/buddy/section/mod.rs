@@ -7,6 +7,8 @@
 //!   grows blocks); `join` finds a run of neighbouring free blocks when no single one is large
 //!   enough; `limit` serves requests whose physical limit is no zone's.
 //! * `batch` moves blocks of one order to and from a CPU's page list, many at a time.
+//! * `runs` keeps free pages in pieces of any length, for blocks that need no alignment;
+//!   `run_take` cuts and joins them, `run_exchange` borrows extents from the buddies.
 //! * `slab_marks` ties the pages of a slab to its descriptor; `checks` counts everything.
 //!
 //! # Protocol
