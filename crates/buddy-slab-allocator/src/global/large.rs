@@ -8,6 +8,7 @@ use crate::buddy::{Kind, PageRef};
 use crate::error::{AllocError, AllocResult};
 use crate::percpu::BlockSize;
 use crate::platform::Platform;
+use crate::slab::SizeClass;
 use crate::units::{Misuse, Order, PhysLimit};
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
@@ -77,6 +78,20 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         match claimed {
             // SAFETY: claimed: nobody else frees these pages.
             Ok((page, count)) => unsafe { self.free_large(page, count) },
+            Err(kind) => self.report(addr, kind),
+        }
+    }
+
+    /// Frees what has a class and lies in pages all the same: `realloc` moved it there when it grew.
+    #[cold]
+    pub(super) fn dealloc_grown(&self, addr: usize, class: SizeClass) {
+        // All sizes of a class above a page take as many pages. No allocation has that many
+        // otherwise: the claim only says what is there.
+        let grown = class.size() > PAGE_SIZE;
+        let count = if grown { Self::page_count(class.size()) } else { usize::MAX };
+        match self.core.claim(addr, count, Kind::Object) {
+            // SAFETY: claimed: nobody else frees these pages.
+            Ok(page) => unsafe { self.free_large(page, count) },
             Err(kind) => self.report(addr, kind),
         }
     }

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use super::GlobalAllocator;
 use super::session::{Own, Session};
-use crate::buddy::{Kind, PageError};
+use crate::buddy::PageError;
 use crate::error::{AllocError, AllocResult};
 use crate::percpu::{self, FaultLog, HeapTable, RemoteObject};
 use crate::platform::Platform;
@@ -296,11 +296,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let addr = ptr.addr().get();
         match (why, expected) {
             (NotFound::NoSlab, None) => self.dealloc_large(ptr, None),
-            (NotFound::NoSlab, Some(_)) => match self.core.claim(addr, usize::MAX, Kind::Object) {
-                // No allocation has that many pages: this only says what is there.
-                Ok(_) => debug_assert!(false, "a claim of every page there is"),
-                Err(kind) => self.report(addr, kind),
-            },
+            (NotFound::NoSlab, Some(class)) => self.dealloc_grown(addr, class),
             (NotFound::Misuse(kind), _) => self.report(addr, kind),
         }
     }
