@@ -251,7 +251,7 @@ unsafe fn new_slot_page<const PAGE_SIZE: usize>(
         prev: PFN_NONE,
         free,
     };
-    let head = PageRef::new(section, taken.pfn, false);
+    let head = PageRef::new(section, taken.pfn);
     // SAFETY: the page was just taken: it is ours, large enough and aligned; it is on no list.
     unsafe {
         head.ptr().cast::<SlotPage>().write(page);

@@ -81,7 +81,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             session.suspend();
             self.stock_is_low();
             for heap in self.heaps.all() {
-                let kept = heap.cached_pages().load(Ordering::Relaxed);
+                let kept = heap.page_counts().pages(PAGE_SIZE);
                 if kept != 0 && !session.keeps(heap) && self.seize(heap, wait) {
                     // SAFETY: just seized.
                     unsafe {
@@ -118,7 +118,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 
     fn kept_pages(&self, of: impl Fn(&Heap<PAGE_SIZE, P::Lock>) -> bool) -> usize {
         let heaps = self.heaps.all().filter(|heap| of(heap));
-        heaps.map(|heap| heap.cached_pages().load(Ordering::Relaxed)).sum()
+        heaps.map(|heap| heap.page_counts().pages(PAGE_SIZE)).sum()
     }
 
     /// Shows every heap that can be had to `look`, after it has taken in what others freed.

@@ -20,13 +20,12 @@ pub(crate) use faults::FaultLog;
 pub(crate) use gate::Gate;
 pub(crate) use heap::{Heap, HeapTable};
 pub(crate) use local::Local;
-pub(crate) use page_list::{ListIndex, PageLists, max_kept_pages};
+pub(crate) use page_list::{ListIndex, PageCounts, PageLists, max_kept_pages};
 pub(crate) use remote::{MAX_WAITING_BYTES, RemoteObject, publish_to};
 pub(crate) use steal::steal;
 
 use crate::buddy::{Kind, PageCore, PageRequest, Wait};
 use crate::sync::RawLock;
-use crate::sync::atomic::AtomicUsize;
 use crate::units::NodeId;
 
 /// What surrounds a heap while it is held.
@@ -40,7 +39,7 @@ pub(crate) struct Env<'a, const PAGE_SIZE: usize, L: RawLock> {
     pub(crate) wait: Wait,
     /// Whether the zones' reserve may be used.
     pub(crate) use_reserve: bool,
-    pub(crate) cached_pages: &'a AtomicUsize,
+    pub(crate) page_counts: &'a PageCounts,
 }
 
 impl<const PAGE_SIZE: usize, L: RawLock> Env<'_, PAGE_SIZE, L> {

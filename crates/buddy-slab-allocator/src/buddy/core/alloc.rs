@@ -64,7 +64,10 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     }
 
     /// The nodes, nearest to `preferred` first; of two at the same distance, the lower.
-    fn by_distance(&self, preferred: NodeId) -> impl Iterator<Item = &Node<Section<PAGE_SIZE>, L>> {
+    pub(super) fn by_distance(
+        &self,
+        preferred: NodeId,
+    ) -> impl Iterator<Item = &Node<Section<PAGE_SIZE>, L>> {
         let preferred = preferred.index() & (MAX_NODES - 1);
         (0..MAX_NODES).flat_map(move |distance| {
             let lower = preferred.checked_sub(distance);
@@ -165,54 +168,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         })?;
         node.account(zone, before, section.free_pages(zone));
         table.set_rank(slot, zone, rank(section.max_free_order(zone)));
-        Some(PageRef::new(section, taken.pfn, taken.clean))
-    }
-
-    /// Up to `max` blocks of one order, naturally aligned, under one lock hold, for a CPU's page list: they are
-    /// [`Kind::Cached`]. They come from the highest zone of the nearest node that has any.
-    /// Returns how many `sink` was given.
-    ///
-    /// `sink` runs with the lock held: it must do no more than store what it gets.
-    ///
-    /// Complexity: O(max × order). Locks: one node's at a time.
-    pub(crate) fn alloc_batch<'a>(
-        &'a self,
-        order: Order,
-        node: NodeId,
-        max: usize,
-        wait: Wait,
-        use_reserve: bool,
-        sink: &mut dyn FnMut(PageRef<'a, PAGE_SIZE>),
-    ) -> usize {
-        if !self.deferred.is_empty() {
-            self.drain_deferred(wait);
-        }
-        let request = PageRequest {
-            align_order: order,
-            wait,
-            use_reserve,
-            ..PageRequest::new(order.pages(), Kind::Cached)
-        };
-        for zone in Zone::FALLBACK {
-            for node in self.by_distance(node) {
-                if !node.admits(zone, order.pages(), use_reserve) {
-                    continue;
-                }
-                let Some(_guard) = self.lock(&node.lock, wait) else { continue };
-                let mut got = 0;
-                while got < max {
-                    // SAFETY: the node's lock is held.
-                    let page = unsafe { self.take(node, zone, ZoneReach::All, order, &request) };
-                    let Some(page) = page else { break };
-                    sink(page);
-                    got += 1;
-                }
-                if got > 0 {
-                    return got;
-                }
-            }
-        }
-        0
+        Some(PageRef::new(section, taken.pfn))
     }
 
     /// Exactly the `count` pages from `addr` on.
@@ -237,8 +193,8 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             // SAFETY: `at_address` holds the section's node lock.
             unsafe { section.alloc_at(pfn, count, kind) }
         })?;
-        let (section, Taken { pfn, clean }) = taken;
-        Ok(PageRef::new(section, pfn, clean))
+        let (section, Taken { pfn, .. }) = taken;
+        Ok(PageRef::new(section, pfn))
     }
 
     /// Takes every page of `addr..addr + size_bytes` out of management for good.

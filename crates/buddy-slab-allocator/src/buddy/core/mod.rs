@@ -4,8 +4,9 @@
 //! | --- | --- |
 //! | `page` | [`PageRef`], a page that was looked up or is owned |
 //! | `request` | what is asked, and what may go wrong |
-//! | `alloc` | requests over zones and nodes, batches, chosen addresses |
-//! | `free` | frees, batches, the deferred list, growing and shrinking |
+//! | `alloc` | requests over zones and nodes, chosen addresses |
+//! | `free` | frees, the deferred list, growing and shrinking |
+//! | `batch` | blocks of one order in batches, for page lists |
 //! | `claim` | a free by address becomes ownership, or a report |
 //! | `region` | sections come |
 //! | `removal` | sections go |
@@ -16,6 +17,7 @@
 //! table of the node is brought up to date before the lock is given back (see `edit`).
 
 mod alloc;
+mod batch;
 mod checks;
 mod claim;
 mod counters;
@@ -39,6 +41,7 @@ use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{Guard, Rank, RawLock};
 use crate::units::{NodeId, Zone};
 
+pub(crate) use self::batch::KeptPage;
 pub(super) use self::claim::SlabMark;
 pub(crate) use self::page::PageRef;
 pub(crate) use self::removal::{RemovalError, RemovalToken};
@@ -148,7 +151,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         if let Some(first) = self.first_section()
             && let Some(pfn) = first.pfn_of(addr)
         {
-            return first.page(pfn).map(|_| PageRef::new(first, pfn, false));
+            return first.page(pfn).map(|_| PageRef::new(first, pfn));
         }
         self.lookup_elsewhere(addr)
     }
@@ -157,7 +160,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     fn lookup_elsewhere(&self, addr: usize) -> Option<PageRef<'_, PAGE_SIZE>> {
         let section = self.lookup_section(addr)?;
         let pfn = section.pfn_of(addr)?;
-        section.page(pfn).map(|_| PageRef::new(section, pfn, false))
+        section.page(pfn).map(|_| PageRef::new(section, pfn))
     }
 
     #[inline]

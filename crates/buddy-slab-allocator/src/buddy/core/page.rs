@@ -15,9 +15,6 @@ use crate::units::{Order, Pfn};
 pub(crate) struct PageRef<'a, const PAGE_SIZE: usize> {
     section: &'a Section<PAGE_SIZE>,
     pfn: Pfn,
-    /// 0 or 1. A word, so that copies move whole words: a `bool` here, and the padding behind it,
-    /// make a copy through the stack stall.
-    known_zero: u32,
 }
 
 impl<const PAGE_SIZE: usize> Clone for PageRef<'_, PAGE_SIZE> {
@@ -31,19 +28,15 @@ impl<const PAGE_SIZE: usize> Copy for PageRef<'_, PAGE_SIZE> {}
 impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
     // INVARIANT: callers pass a page of which `section.page(pfn)` was `Some`, or an owned head.
     #[inline]
-    pub(in crate::buddy) fn new(
-        section: &'a Section<PAGE_SIZE>,
-        pfn: Pfn,
-        known_zero: bool,
-    ) -> Self {
-        Self { section, pfn, known_zero: known_zero as u32 }
+    pub(in crate::buddy) fn new(section: &'a Section<PAGE_SIZE>, pfn: Pfn) -> Self {
+        Self { section, pfn }
     }
 
     /// Page `pfn` of a section, if its metadata is valid.
     pub(crate) fn of(section: &'a Section<PAGE_SIZE>, pfn: u32) -> Option<Self> {
         let pfn = Pfn::new(pfn)?;
         section.page(pfn)?;
-        Some(Self::new(section, pfn, false))
+        Some(Self::new(section, pfn))
     }
 
     /// The section it belongs to.
@@ -70,10 +63,11 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         self.section.ptr_of(self.pfn)
     }
 
-    /// Whether the block is known to hold zeros; only a fresh allocation says so.
+    /// Whether the block was known to hold zeros when it was handed out: so it still does if
+    /// nobody has used it since.
     #[inline]
     pub(crate) fn known_zero(self) -> bool {
-        self.known_zero != 0
+        self.head().is_clean()
     }
 
     #[inline]
@@ -105,6 +99,16 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         meta.set_head(meta.head().with_kind(kind));
     }
 
+    /// Makes the block one that nobody uses any more, between its last owner and its next.
+    ///
+    /// # Safety
+    /// - As for [`set_kind`](Self::set_kind).
+    #[inline(always)]
+    pub(crate) unsafe fn retire(self) {
+        let meta = self.meta();
+        meta.set_head(meta.head().retired());
+    }
+
     /// Makes the part of an owned block that begins `at` pages into it a block of its own, of
     /// `count` pages and the same kind.
     ///
@@ -115,7 +119,7 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         let order = Order::for_pages(count)?;
         let pfn = Pfn::from_index(self.pfn.index().checked_add(at)?)?;
         // INVARIANT: a block smaller than 4 MiB lies in a carved one: all its metadata is valid.
-        let part = Self { section: self.section, pfn, known_zero: 0 };
+        let part = Self { section: self.section, pfn };
         part.meta().set_head(self.head().with_order(order));
         part.meta().set_prev(count as u32);
         Some(part)

@@ -74,7 +74,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     ///
     /// # Safety
     /// - Lock held; the block is free and on no list.
-    unsafe fn split(&self, pfn: Pfn, from: Order, to: Order, zone: Zone, clean: bool) {
+    pub(super) unsafe fn split(&self, pfn: Pfn, from: Order, to: Order, zone: Zone, clean: bool) {
         let mut order = from;
         // SAFETY: lock held; upper halves lie in the block.
         unsafe {

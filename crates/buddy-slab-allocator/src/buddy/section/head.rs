@@ -169,6 +169,14 @@ impl HeadWord {
         self.flags_byte() == PageFlags::Allocated as u8
     }
 
+    /// Whether it is the first page of a block that is handed out as `kind`.
+    #[inline(always)]
+    pub(crate) const fn is_handed_out_as(self, kind: Kind) -> bool {
+        let word = (PageFlags::Allocated as u32) << FLAGS | (kind as u32) << PAD;
+        // (Inner pages have other flags.)
+        self.0 & (0xFF << FLAGS | KIND_MASK) == word
+    }
+
     /// Whether it is a page of a slab.
     #[inline]
     pub(crate) const fn is_slab(self) -> bool {
@@ -191,6 +199,12 @@ impl HeadWord {
     #[inline]
     pub(crate) const fn with_kind(self, kind: Kind) -> Self {
         Self(self.0 & !KIND_MASK | (kind as u32) << PAD)
+    }
+
+    /// The same block when its user is done with it: `Cached`, and no longer known to hold zeros.
+    #[inline]
+    pub(crate) const fn retired(self) -> Self {
+        Self(self.0 & !(KIND_MASK | CLEAN) | (Kind::Cached as u32) << PAD)
     }
 
     /// The same block with other flags.

@@ -6,6 +6,7 @@
 //! * `alloc` and `free` are the buddy system's two directions; `take` takes exact ranges (and so
 //!   grows blocks); `join` finds a run of neighbouring free blocks when no single one is large
 //!   enough; `limit` serves requests whose physical limit is no zone's.
+//! * `batch` moves blocks of one order to and from a CPU's page list, many at a time.
 //! * `slab_marks` ties the pages of a slab to its descriptor; `checks` counts everything.
 //!
 //! # Protocol
@@ -19,6 +20,7 @@
 //! - Counters are written under the lock and read by anybody as a snapshot.
 
 mod alloc;
+mod batch;
 mod carve;
 mod checks;
 mod create;
@@ -44,6 +46,7 @@ use super::links::SectionLinks;
 use super::page_meta::{PageMeta, words};
 use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::units::{NodeId, Order, Pfn, Zone};
+use carve::CarveState;
 use layout::{CARVE_BYTES, Needs};
 use lists::ZoneLists;
 
@@ -198,6 +201,17 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         }
         // SAFETY: in range, and vouched for by the state byte.
         Some(unsafe { self.page_unchecked(pfn) })
+    }
+
+    /// The page that contains the address, and its metadata, if all metadata around it was written.
+    #[inline(always)]
+    pub(crate) fn carved_page(&self, addr: usize) -> Option<(Pfn, Page<'_>)> {
+        let pfn = self.pfn_of(addr)?;
+        if self.state(self.carve_of(pfn)) != CarveState::Carved {
+            return None;
+        }
+        // SAFETY: in range, and all metadata of a carved block is valid.
+        Some((pfn, unsafe { self.page_unchecked(pfn) }))
     }
 
     /// Metadata of a page.
