@@ -9,7 +9,7 @@ use core::hint::cold_path;
 use core::ptr::NonNull;
 
 use super::class_slabs::{CURRENT, ClassSlabs, PARTIAL};
-use super::{Env, FaultLog, PageLists, remote::RemoteBatch};
+use super::{BlockCache, Env, FaultLog, PageLists, remote::RemoteBatch};
 use crate::buddy::PageError;
 use crate::slab::{self, Group, GroupFree, Inbox, ObjectIndex, RemoteWord, SizeClass, Slab};
 use crate::sync::RawLock;
@@ -19,6 +19,7 @@ use crate::units::Misuse;
 pub(crate) struct Local<const PAGE_SIZE: usize> {
     pub(super) classes: [ClassSlabs; SizeClass::COUNT],
     pub(crate) pages: PageLists<PAGE_SIZE>,
+    pub(crate) blocks: BlockCache<PAGE_SIZE>,
     pub(crate) remote: RemoteBatch,
     pub(crate) faults: FaultLog,
 }
@@ -28,6 +29,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         Self {
             classes: [const { ClassSlabs::new() }; SizeClass::COUNT],
             pages: PageLists::new(),
+            blocks: BlockCache::new(),
             remote: RemoteBatch::new(),
             faults: FaultLog::new(),
         }
@@ -306,6 +308,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     /// The counting equations of this heap, see `docs/invariants.md`.
     pub(crate) fn check<L: RawLock>(&self, env: &Env<'_, PAGE_SIZE, L>, shared: bool) {
         self.pages.check(env);
+        self.blocks.check(env);
         for class in SizeClass::ALL {
             let slabs = &self.classes[class.index()];
             let mut warm = 0;

@@ -5,6 +5,7 @@
 //! in an [`Env`]. Neighbours: `slab` below (one slab at a time), `buddy` below (pages), `global`
 //! above (which heap, and what to do when it has nothing).
 
+mod block_cache;
 mod class_slabs;
 mod faults;
 mod gate;
@@ -16,6 +17,7 @@ mod remote;
 mod slabs;
 mod steal;
 
+pub(crate) use block_cache::{BlockCache, BlockSize, max_cached_pages};
 pub(crate) use faults::FaultLog;
 pub(crate) use gate::Gate;
 pub(crate) use heap::{Heap, HeapTable};

@@ -96,17 +96,34 @@ pub(crate) struct PageCounts {
     blocks: [AtomicUsize; LISTS],
     /// Pages of the remnant.
     remnant: AtomicUsize,
+    /// Pages in the block cache.
+    cached: AtomicUsize,
 }
 
 impl PageCounts {
     pub(crate) fn new() -> Self {
-        Self { blocks: core::array::from_fn(|_| AtomicUsize::new(0)), remnant: AtomicUsize::new(0) }
+        Self {
+            blocks: core::array::from_fn(|_| AtomicUsize::new(0)),
+            remnant: AtomicUsize::new(0),
+            cached: AtomicUsize::new(0),
+        }
     }
 
     /// Pages kept; lags while the heap is in use.
     pub(crate) fn pages(&self, page_size: usize) -> usize {
         let listed = ListIndex::all().map(|list| self.get(list) * list.order(page_size).pages());
-        listed.sum::<usize>() + self.remnant.load(Ordering::Relaxed)
+        listed.sum::<usize>() + self.remnant.load(Ordering::Relaxed) + self.cached()
+    }
+
+    /// Pages in the block cache.
+    #[inline(always)]
+    pub(super) fn cached(&self) -> usize {
+        self.cached.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    pub(super) fn set_cached(&self, pages: usize) {
+        self.cached.store(pages, Ordering::Relaxed);
     }
 
     #[inline(always)]

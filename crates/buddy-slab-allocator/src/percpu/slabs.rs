@@ -169,7 +169,13 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         for class in 0..SizeClass::COUNT {
             self.release_empty(class, env);
         }
+        self.drain_pages(env);
+    }
+
+    /// Gives every kept page back.
+    pub(crate) fn drain_pages<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
         self.pages.drain(env);
+        self.blocks.drain(env);
     }
 
     /// Releases the empty slabs of a class. O(slabs in the chain).

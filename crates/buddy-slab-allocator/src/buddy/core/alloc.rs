@@ -1,7 +1,7 @@
 //! Requests: over zones, then nodes, then sections in the order of adding.
 
 use super::super::node::{Node, Table, rank};
-use super::super::section::{Kind, Section, TakeRequest, Taken};
+use super::super::section::{Kind, Placement, Section, TakeRequest, Taken};
 use super::{MAX_NODES, PageCore, PageError, PageRef, PageRequest, Wait};
 use crate::sync::RawLock;
 use crate::sync::atomic::Ordering;
@@ -150,24 +150,28 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         if before < request.count {
             return None;
         }
+        let take = TakeRequest {
+            count: request.count,
+            align_order: request.align_order,
+            limit: request.limit,
+            kind: request.kind,
+            placement: request.placement,
+        };
         let plain = request.count == order.pages()
             && request.align_order <= order
-            && zone.reach(request.limit) == ZoneReach::All;
+            && zone.reach(request.limit) == ZoneReach::All
+            && !section.by_runs(zone, &take);
         // SAFETY: the section's node lock is held.
         let taken =
             unsafe { if plain { section.alloc_order(zone, order, request.kind) } else { None } };
         let taken = taken.or_else(|| {
-            let take = TakeRequest {
-                count: request.count,
-                align_order: request.align_order,
-                limit: request.limit,
-                kind: request.kind,
-            };
             // SAFETY: as above.
             unsafe { section.alloc(zone, &take, request.phys) }
-        })?;
-        node.account(zone, before, section.free_pages(zone));
+        });
+        // A request that finds nothing may have joined what is free.
         table.set_rank(slot, zone, rank(section.max_free_order(zone)));
+        let taken = taken?;
+        node.account(zone, before, section.free_pages(zone));
         Some(PageRef::new(section, taken.pfn))
     }
 
@@ -267,6 +271,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             align_order: Order::ZERO,
             limit: PhysLimit::NONE,
             kind: Kind::Internal,
+            placement: Placement::Snug,
         };
         let from = |section: &Section<PAGE_SIZE>| {
             let taken = Zone::FALLBACK.into_iter().find_map(|zone| {

@@ -128,6 +128,45 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         out.len() - left
     }
 
+    /// Gives back the blocks of `count` pages that `next` yields, with one lock hold for every run
+    /// of blocks of one node. A block whose lock is not to be had goes on the deferred list.
+    ///
+    /// `next` runs with the lock held: it must do no more than hand over what it has.
+    ///
+    /// # Safety
+    /// - Each is a block of exactly `count` pages which the caller owns, of which nobody uses the
+    ///   memory, and is yielded once.
+    pub(crate) unsafe fn free_counted<'a>(
+        &'a self,
+        count: usize,
+        mut wait: Wait,
+        mut next: impl FnMut() -> Option<PageRef<'a, PAGE_SIZE>>,
+    ) {
+        let mut held: Option<(Guard<'_, L>, &Node<Section<PAGE_SIZE>, L>)> = None;
+        while let Some(page) = next() {
+            let section = page.section();
+            let node = self.node_of(section);
+            if !held.as_ref().is_some_and(|(_, locked)| core::ptr::eq(*locked, node)) {
+                // Give the old lock back before the next is taken: never two of a rank.
+                drop(held.take());
+                held = self.lock(&node.lock, wait).map(|guard| (guard, node));
+            }
+            if held.is_some() {
+                // SAFETY: the lock is held; this is the only reference to the table. A section
+                // with an allocated block is in it; the block is owned.
+                unsafe {
+                    let table = node.table();
+                    Self::edit(node, table, section, || section.free(page.pfn(), count));
+                }
+            } else {
+                // Patience ran out once: that is enough for all.
+                wait = Wait::Try;
+                // SAFETY: the block is owned (condition).
+                unsafe { self.push_deferred(page, count) };
+            }
+        }
+    }
+
     /// Gives back blocks of one order, with one lock hold for every run of blocks of one section.
     /// A block whose lock is not to be had goes on the deferred list.
     ///

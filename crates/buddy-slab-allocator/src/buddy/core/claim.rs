@@ -138,7 +138,9 @@ fn diagnose(head: HeadWord) -> Misuse {
         Misuse::WrongKind
     } else if head.is_tail() {
         Misuse::Interior
-    } else if head.is_free_block() || matches!(head.kind(), Kind::Cached | Kind::Deferred) {
+    } else if head.is_free_block()
+        || matches!(head.kind(), Kind::Cached | Kind::Deferred | Kind::Run)
+    {
         Misuse::DoubleFree
     } else if head.is_allocated() {
         Misuse::WrongKind

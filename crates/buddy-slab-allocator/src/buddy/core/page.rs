@@ -137,6 +137,40 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         self.meta().set_prev(count as u32);
     }
 
+    /// What [`set_link`](Self::set_link) wrote.
+    ///
+    /// # Safety
+    /// - The caller owns the block of several pages that this page heads, and has written a link.
+    #[inline(always)]
+    pub(crate) unsafe fn link(self) -> usize {
+        // SAFETY: the block has a second page (condition).
+        let second = unsafe { self.second() };
+        (u64::from(second.prev()) | u64::from(second.next()) << 32) as usize
+    }
+
+    /// Keeps a number in the metadata of the block's second page, which means nothing while the
+    /// block is allocated, and is written anew before it does.
+    ///
+    /// # Safety
+    /// - The caller owns the block of several pages that this page heads.
+    #[inline(always)]
+    pub(crate) unsafe fn set_link(self, link: usize) {
+        // SAFETY: the block has a second page (condition).
+        let second = unsafe { self.second() };
+        second.set_prev(link as u32);
+        second.set_next((link as u64 >> 32) as u32);
+    }
+
+    /// # Safety
+    /// - The block that this page heads has a second one.
+    #[inline(always)]
+    unsafe fn second(self) -> Page<'a> {
+        let second = Pfn::from_index(self.pfn.index() + 1).unwrap_or(self.pfn);
+        // SAFETY: the section has the page (condition); only its link words are used, which need
+        // not have been written before.
+        unsafe { self.section.page_unchecked(second) }
+    }
+
     /// Sets the published flags of a page.
     ///
     /// # Safety

@@ -29,7 +29,15 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     ) -> usize {
         let mut got = 0;
         while got < max {
-            let Some(from) = self.lists(zone).smallest_from(order) else { break };
+            let Some(from) = self.lists(zone).smallest_from(order) else {
+                // SAFETY: passed on.
+                let Some(taken) = (unsafe { self.alloc_order_from_runs(zone, order, kind) }) else {
+                    break;
+                };
+                sink(taken.pfn);
+                got += 1;
+                continue;
+            };
             let Some(wanted) = Order::within_pages((max - got) << order.get()) else { break };
             let whole = from.min(wanted);
             // SAFETY: lock held; a block on a list has metadata.

@@ -30,6 +30,9 @@ mod join;
 mod layout;
 mod limit;
 mod lists;
+mod run_exchange;
+mod run_take;
+mod runs;
 mod slab_marks;
 mod take;
 #[cfg(all(test, unix, target_pointer_width = "64"))]
@@ -38,6 +41,7 @@ mod tests;
 pub(crate) use alloc::{TakeRequest, Taken};
 pub(crate) use create::RegionSpec;
 pub(crate) use head::{HeadWord, Kind, Page};
+pub(crate) use run_take::Placement;
 pub(crate) use slab_marks::PageMark;
 
 use core::ptr::NonNull;
@@ -49,6 +53,7 @@ use crate::units::{NodeId, Order, Pfn, Zone};
 use carve::CarveState;
 use layout::{CARVE_BYTES, Needs};
 use lists::ZoneLists;
+use runs::RunBins;
 
 /// Physical address of a page from its virtual one; `None` if nobody knows.
 ///
@@ -99,6 +104,7 @@ pub(crate) struct Section<const PAGE_SIZE: usize> {
     node: NodeId,
     links: SectionLinks<Self>,
     zones: [ZoneLists; Zone::COUNT],
+    runs: RunBins,
 }
 
 // SAFETY: the raw pointers lead to atomics that any thread may use; the free lists are touched
@@ -226,10 +232,11 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         Page::new(unsafe { words(self.metas, pfn.get()) })
     }
 
-    /// The order of the largest free block of a zone.
+    /// The order of the largest free block of a zone, or one whose pages its longest run has.
     #[inline]
     pub(crate) fn max_free_order(&self, zone: Zone) -> Option<Order> {
-        self.lists(zone).max_order()
+        let listed = self.lists(zone).max_order();
+        if zone == self.runs.zone { listed.max(self.runs.max_order()) } else { listed }
     }
 
     /// Pages of a zone on the free lists.
@@ -241,6 +248,16 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// Free blocks of a zone that have this order.
     pub(crate) fn free_blocks(&self, zone: Zone, order: Order) -> usize {
         self.lists(zone).blocks(order)
+    }
+
+    /// Pages in runs of 2^`order` pages or more, but fewer than twice as many.
+    pub(crate) fn run_pages(&self, order: Order) -> usize {
+        self.runs.pages_of(order)
+    }
+
+    /// The length of the free run that starts at this page; a hint without the lock.
+    pub(crate) fn run_length(&self, pfn: Pfn) -> Option<usize> {
+        self.run_at(pfn).map(|run| run.len)
     }
 
     /// Pages of a zone under management.
