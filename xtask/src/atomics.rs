@@ -97,16 +97,17 @@ fn executions(profile: &str, program: &str, addresses: &HashSet<u64>) -> Result<
             inside = object == program;
         } else if line.starts_with("calls=") {
             of_callee = true;
-        } else if let Some(cost) = line.strip_prefix("0x") {
-            if !std::mem::take(&mut of_callee) && inside {
-                let mut words = cost.split(' ');
-                let address = words.next().and_then(|word| u64::from_str_radix(word, 16).ok());
-                let times = words.nth(1).and_then(|word| word.parse::<u64>().ok());
-                let (address, times) =
-                    address.zip(times).with_context(|| format!("cost line `{line}`"))?;
-                if addresses.contains(&address) {
-                    sum += times;
-                }
+        } else if let Some(cost) = line.strip_prefix("0x")
+            && !std::mem::take(&mut of_callee)
+            && inside
+        {
+            let mut words = cost.split(' ');
+            let address = words.next().and_then(|word| u64::from_str_radix(word, 16).ok());
+            let times = words.nth(1).and_then(|word| word.parse::<u64>().ok());
+            let (address, times) =
+                address.zip(times).with_context(|| format!("cost line `{line}`"))?;
+            if addresses.contains(&address) {
+                sum += times;
             }
         }
     }
