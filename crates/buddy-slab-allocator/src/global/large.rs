@@ -59,13 +59,13 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         unsafe { self.free_block_of(page, count) }
     }
 
-    /// Frees a large allocation; without a layout, whatever its size.
+    /// Frees a large allocation; without a size, whatever it is.
     #[inline(never)]
-    pub(super) fn dealloc_large(&self, ptr: NonNull<u8>, layout: Option<Layout>) {
+    pub(super) fn dealloc_large(&self, ptr: NonNull<u8>, size: Option<usize>) {
         let addr = ptr.addr().get();
-        let claimed = match layout {
-            Some(layout) => {
-                let count = Self::page_count(layout.size());
+        let claimed = match size {
+            Some(size) => {
+                let count = Self::page_count(size);
                 if let Some(page) = self.core.claim_fast(addr, count, Kind::Object) {
                     // SAFETY: claimed: nobody else frees these pages.
                     return unsafe { self.free_large(page, count) };
