@@ -31,6 +31,9 @@ pub trait Engine: GlobalAlloc + Copy + Default + Send + Sync + 'static {
     /// Called by a thread that ends for good, where a hosted engine has a destructor of
     /// thread-local data.
     fn leave_thread() {}
+
+    /// What the timer of a kernel would call on the caller's CPU.
+    fn tick() {}
 }
 
 /// What an engine is to a comparison.

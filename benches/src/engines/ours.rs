@@ -81,6 +81,10 @@ engine!(
     fn leave_thread() {
         PINNED.cpu_offline(current_cpu()).expect("the caller's own CPU");
     }
+
+    fn tick() {
+        PINNED.tick(current_cpu()).expect("the caller's own CPU");
+    }
 );
 engine!(
     /// Ours, *thread*.
@@ -90,6 +94,10 @@ engine!(
     fn leave_thread() {
         THREAD.cpu_offline(current_cpu()).expect("the caller's own CPU");
     }
+
+    fn tick() {
+        THREAD.tick(current_cpu()).expect("the caller's own CPU");
+    }
 );
 engine!(
     /// Ours, *locked*.
@@ -98,6 +106,10 @@ engine!(
     |region| LOCKED.init(region, CPU_COUNT, &HOST),
     fn leave_thread() {
         LOCKED.cpu_offline(current_cpu()).expect("the caller's own CPU");
+    }
+
+    fn tick() {
+        LOCKED.tick(current_cpu()).expect("the caller's own CPU");
     }
 );
 engine!(

@@ -8,7 +8,6 @@ use crate::buddy::{Kind, PageRef};
 use crate::error::{AllocError, AllocResult};
 use crate::percpu::BlockSize;
 use crate::platform::Platform;
-use crate::slab::SizeClass;
 use crate::units::{Misuse, Order, PhysLimit};
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
@@ -60,13 +59,13 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         unsafe { self.free_block_of(page, count) }
     }
 
-    /// Frees a large allocation; without a layout, whatever its size.
+    /// Frees a large allocation; without a size, whatever it is.
     #[inline(never)]
-    pub(super) fn dealloc_large(&self, ptr: NonNull<u8>, layout: Option<Layout>) {
+    pub(super) fn dealloc_large(&self, ptr: NonNull<u8>, size: Option<usize>) {
         let addr = ptr.addr().get();
-        let claimed = match layout {
-            Some(layout) => {
-                let count = Self::page_count(layout.size());
+        let claimed = match size {
+            Some(size) => {
+                let count = Self::page_count(size);
                 if let Some(page) = self.core.claim_fast(addr, count, Kind::Object) {
                     // SAFETY: claimed: nobody else frees these pages.
                     return unsafe { self.free_large(page, count) };
@@ -78,20 +77,6 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         match claimed {
             // SAFETY: claimed: nobody else frees these pages.
             Ok((page, count)) => unsafe { self.free_large(page, count) },
-            Err(kind) => self.report(addr, kind),
-        }
-    }
-
-    /// Frees what has a class and lies in pages all the same: `realloc` moved it there when it grew.
-    #[cold]
-    pub(super) fn dealloc_grown(&self, addr: usize, class: SizeClass) {
-        // All sizes of a class above a page take as many pages. No allocation has that many
-        // otherwise: the claim only says what is there.
-        let grown = class.size() > PAGE_SIZE;
-        let count = if grown { Self::page_count(class.size()) } else { usize::MAX };
-        match self.core.claim(addr, count, Kind::Object) {
-            // SAFETY: claimed: nobody else frees these pages.
-            Ok(page) => unsafe { self.free_large(page, count) },
             Err(kind) => self.report(addr, kind),
         }
     }

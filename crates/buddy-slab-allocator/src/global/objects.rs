@@ -37,6 +37,13 @@ impl Found {
     }
 }
 
+/// What the caller of a free says about it.
+#[derive(Clone, Copy)]
+struct Expected {
+    class: SizeClass,
+    size: usize,
+}
+
 /// Why there is no object at an address.
 enum NotFound {
     /// It is in no slab.
@@ -167,15 +174,24 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     pub unsafe fn dealloc(&self, ptr: NonNull<u8>, layout: Layout) {
         // Folds where the layout is known when compiling.
         let class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
-        let Some(class) = class else { return self.dealloc_large(ptr, Some(layout)) };
+        let Some(class) = class else { return self.dealloc_large(ptr, Some(layout.size())) };
         match self.enter_fast() {
             Ok(mut own) => match own.local().free_recent(class, ptr.addr().get()) {
                 GroupFree::Done => {}
                 // SAFETY: the condition.
-                freed => unsafe { self.dealloc_listed(own, ptr, Some(class), freed) },
+                freed => unsafe {
+                    self.dealloc_listed(
+                        own,
+                        ptr,
+                        Some(Expected { class, size: layout.size() }),
+                        freed,
+                    )
+                },
             },
             // SAFETY: the condition.
-            Err(place) => unsafe { self.dealloc_elsewhere(place, ptr, Some(class)) },
+            Err(place) => unsafe {
+                self.dealloc_elsewhere(place, ptr, Some(Expected { class, size: layout.size() }))
+            },
         }
     }
 
@@ -203,11 +219,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 
     /// The object at `addr`, by the metadata of its page. Touches nothing of its slab.
     #[inline(always)]
-    fn find(&self, addr: usize, expected: Option<SizeClass>) -> Result<Found, NotFound> {
+    fn find(&self, addr: usize, expected: Option<Expected>) -> Result<Found, NotFound> {
         let Some(mark) = self.core.slab_at(addr) else { return Err(NotFound::NoSlab) };
         // SAFETY: slabs are marked with labels.
         let label = unsafe { SlabLabel::from_raw(mark.label) };
-        if expected.is_some_and(|class| class != label.class()) {
+        if expected.is_some_and(|expected| expected.class != label.class()) {
             cold_path();
             return Err(NotFound::Misuse(Misuse::WrongSize));
         }
@@ -235,7 +251,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         &self,
         mut own: Own<'_, PAGE_SIZE, P>,
         ptr: NonNull<u8>,
-        expected: Option<SizeClass>,
+        expected: Option<Expected>,
         freed: GroupFree,
     ) {
         let addr = ptr.addr().get();
@@ -274,7 +290,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         &self,
         (pin, cpu): (P::Pin, Option<usize>),
         ptr: NonNull<u8>,
-        expected: Option<SizeClass>,
+        expected: Option<Expected>,
     ) {
         let addr = ptr.addr().get();
         match self.find(addr, expected) {
@@ -291,13 +307,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// A free of something that is no object of a slab: of pages, or by mistake.
-    #[cold]
-    fn not_found(&self, ptr: NonNull<u8>, expected: Option<SizeClass>, why: NotFound) {
-        let addr = ptr.addr().get();
-        match (why, expected) {
-            (NotFound::NoSlab, None) => self.dealloc_large(ptr, None),
-            (NotFound::NoSlab, Some(class)) => self.dealloc_grown(addr, class),
-            (NotFound::Misuse(kind), _) => self.report(addr, kind),
+    #[inline(never)]
+    fn not_found(&self, ptr: NonNull<u8>, expected: Option<Expected>, why: NotFound) {
+        match why {
+            NotFound::NoSlab => self.dealloc_large(ptr, expected.map(|expected| expected.size)),
+            NotFound::Misuse(kind) => self.report(ptr.addr().get(), kind),
         }
     }
 

@@ -12,11 +12,21 @@ use crate::sync::RawLock;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::units::Order;
 
-/// How many lists there are: orders 0 to 3, and the order of 2 MiB.
-const LISTS: usize = 5;
+/// How many lists there are: orders 0 to 8 as far as that is at most 2 MiB, and the order of 2 MiB.
+const LISTS: usize = 10;
+
+/// Up to this order there is a list whatever the size of a page.
+const ALWAYS: usize = 3;
+
+/// The largest blocks that are kept.
+const MOST_BYTES: usize = 2 << 20;
 
 /// How many blocks a refill of each list asks for, and at once a drain gives back.
-const BATCH: [usize; LISTS] = if usize::BITS >= 64 { [64, 32, 16, 8, 2] } else { [16, 8, 4, 4, 1] };
+const BATCH: [usize; LISTS] = if usize::BITS >= 64 {
+    [64, 32, 16, 8, 8, 4, 2, 2, 1, 2]
+} else {
+    [16, 8, 4, 4, 1, 1, 1, 1, 1, 1]
+};
 
 /// How many blocks a list keeps at most.
 const fn capacity(list: usize) -> usize {
@@ -50,10 +60,11 @@ pub(crate) const fn max_kept_pages(page_size: usize) -> usize {
 /// The order that list `list` keeps; `None` if a page of this size has no such list.
 const fn order_of(list: usize, page_size: usize) -> Option<u32> {
     if list < LISTS - 1 {
-        return Some(list as u32);
+        let kept = list <= ALWAYS || page_size << list <= MOST_BYTES;
+        return if kept { Some(list as u32) } else { None };
     }
-    let huge = (2 << 20) / page_size;
-    if huge > 8 && huge <= 1 << crate::buddy::MAX_ORDER {
+    let huge = MOST_BYTES / page_size;
+    if huge >= 1 << (LISTS - 1) && huge <= 1 << crate::buddy::MAX_ORDER {
         Some(huge.trailing_zeros())
     } else {
         None
@@ -61,7 +72,7 @@ const fn order_of(list: usize, page_size: usize) -> Option<u32> {
 }
 
 /// How many blocks of each list a shared heap has in stock for handlers.
-const STOCK: [usize; LISTS] = [16, 8, 8, 8, 1];
+const STOCK: [usize; LISTS] = [16, 8, 8, 8, 0, 0, 0, 0, 0, 1];
 
 /// A list of [`PageLists`], which keeps blocks of one order.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -156,11 +167,15 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
     /// The list that serves blocks of exactly `count` pages, if one does.
     #[inline(always)]
     pub(crate) fn list_for(count: usize) -> Option<ListIndex> {
-        if count <= 8 {
-            return count.is_power_of_two().then(|| ListIndex(count.trailing_zeros() as u8));
+        if !count.is_power_of_two() {
+            return None;
         }
-        let huge = order_of(LISTS - 1, PAGE_SIZE)?;
-        (count == 1 << huge).then_some(ListIndex(LISTS as u8 - 1))
+        let order = count.trailing_zeros();
+        if order as usize <= ALWAYS {
+            return Some(ListIndex(order as u8));
+        }
+        let list = (order as usize).min(LISTS - 1);
+        (order_of(list, PAGE_SIZE) == Some(order)).then_some(ListIndex(list as u8))
     }
 
     /// Takes the block on top, which is the caller's then. It stays `Cached` until the caller says

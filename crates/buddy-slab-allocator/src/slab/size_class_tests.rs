@@ -37,7 +37,7 @@ fn page_size_bounds_size_and_alignment() {
     assert_eq!(SizeClass::for_request(usize::MAX, 1, 65536), None);
 }
 
-/// So that an object that grew into pages of its own is freed by its class alone.
+/// So that `realloc` within a class leaves the page count of what grew into pages as it is.
 #[test]
 fn all_sizes_of_a_class_above_a_page_take_as_many_pages() {
     for page_size in [64, 256, 1024, 4096, 16 << 10, 64 << 10] {
