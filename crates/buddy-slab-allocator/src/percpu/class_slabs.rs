@@ -6,15 +6,12 @@
 //! slab's descriptor names its place, so nothing is inferred from counters that other CPUs change.
 //!
 //! # Invariants
-//! - C1: the stack's source is a group of the current slab; or the empty group, and then the chain
-//!   is empty.
+//! - C1: `source` is a group of the current slab; or the empty group, and then the chain is empty.
 //! - C2: `recent` is a group of a slab in the chain, or the empty group.
-//! - C3: objects are set aside in the source, and where the stack says; of the partial slabs the
-//!   first may be empty.
+//! - C3: only the current slab has objects set aside; of the partial ones the first may be empty.
 
 use core::ptr::NonNull;
 
-use super::ready_stack::ReadyStack;
 use crate::slab::{Group, Slab};
 
 /// On no chain, because nothing of it is free.
@@ -24,11 +21,10 @@ pub(super) const CURRENT: u8 = 1;
 /// In the chain of its class, behind the current slab.
 pub(super) const PARTIAL: u8 = 2;
 
-/// What a heap has of one class.
-#[cfg_attr(target_pointer_width = "64", repr(align(64)))]
+/// What a heap has of one class: two words.
 pub(super) struct ClassSlabs {
-    /// Where objects come from.
-    pub(super) ready: ReadyStack,
+    /// The group that objects come from.
+    pub(super) source: NonNull<Group>,
     /// The group into which an object was freed last.
     pub(super) recent: NonNull<Group>,
 }
@@ -36,17 +32,17 @@ pub(super) struct ClassSlabs {
 /// The caller of all functions owns all slabs in the chain.
 impl ClassSlabs {
     pub(super) const fn new() -> Self {
-        Self { ready: ReadyStack::new(), recent: Group::empty() }
+        Self { source: Group::empty(), recent: Group::empty() }
     }
 
     /// The slab that objects come from.
     #[inline]
     pub(super) fn current(&self) -> Option<NonNull<Slab>> {
-        if self.ready.source() == Group::empty() {
+        if self.source == Group::empty() {
             return None;
         }
         // SAFETY: C1.
-        Some(unsafe { Slab::of_group(self.ready.source()) })
+        Some(unsafe { Slab::of_group(self.source) })
     }
 
     /// The first partial slab.
@@ -73,7 +69,7 @@ impl ClassSlabs {
         unsafe {
             let Some(current) = self.current() else {
                 Slab::set_state(slab, CURRENT);
-                self.ready.set_source(Slab::cursor_group(slab));
+                self.source = Slab::cursor_group(slab);
                 return;
             };
             let first = Slab::next(current);
@@ -90,7 +86,7 @@ impl ClassSlabs {
     /// the current one, another is that now.
     ///
     /// # Safety
-    /// - `slab` is in this chain, and no entry of the stack is of it.
+    /// - `slab` is in this chain.
     pub(super) unsafe fn remove(&mut self, slab: NonNull<Slab>) {
         // SAFETY: passed on; it is the caller's.
         unsafe {
@@ -102,8 +98,7 @@ impl ClassSlabs {
     /// Takes the current slab, of which nothing is free, out of the chain and seals it.
     ///
     /// # Safety
-    /// - `full` is the current slab, all its objects are in use, and the stack has no entry but the
-    ///   source.
+    /// - `full` is the current slab, and all its objects are in use.
     pub(super) unsafe fn shelve(&mut self, full: NonNull<Slab>) {
         // SAFETY: passed on. Sealed before its state says loose: whoever reads the state
         // (`steal`) sees all of it.
@@ -115,7 +110,7 @@ impl ClassSlabs {
     }
 
     /// # Safety
-    /// - As for `remove`.
+    /// - `slab` is in this chain.
     unsafe fn take_out(&mut self, slab: NonNull<Slab>) {
         // SAFETY: the chain's slabs are the caller's.
         unsafe {
@@ -126,10 +121,10 @@ impl ClassSlabs {
                 return Slab::unlink(slab);
             }
             Slab::put_back(slab);
-            self.ready.set_source(Group::empty());
+            self.source = Group::empty();
             if let Some(next) = Self::take_successor(slab) {
                 Slab::set_state(next, CURRENT);
-                self.ready.set_source(Slab::cursor_group(next));
+                self.source = Slab::cursor_group(next);
             }
         }
     }

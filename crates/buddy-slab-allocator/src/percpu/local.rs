@@ -38,28 +38,25 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     /// Takes an object that was set aside; `None` if there is none. O(1).
     #[inline(always)]
     pub(crate) fn alloc(&mut self, class: SizeClass) -> Option<NonNull<u8>> {
-        let ready = &mut self.classes[class.index()].ready;
-        // SAFETY: the empty group, or one of a slab of this heap, which the caller holds.
-        let object = unsafe { Group::alloc(ready.top()) }?;
-        ready.pop();
-        Some(object)
+        // SAFETY: a source is the empty group, or one of a slab of this heap, which the caller
+        // holds.
+        unsafe { Group::alloc(self.classes[class.index()].source) }
     }
 
     /// The rest of [`alloc`](Self::alloc) without a new slab: the rest of the current one, then
     /// the partial ones. O(groups of a slab).
     #[inline]
     pub(crate) fn alloc_at_hand(&mut self, class: SizeClass) -> Option<NonNull<u8>> {
-        if let Some(object) = self.alloc(class) {
-            return Some(object);
-        }
-        // Only the source can be used up, when nothing lies above it (R1).
         let slabs = &mut self.classes[class.index()];
         while let Some(current) = slabs.current() {
-            // SAFETY: the current slab is this heap's, and not sealed; its group is used up. A
-            // slab that has nothing free, while nothing is set aside, is in use as a whole.
+            // SAFETY: the current slab is this heap's, and not sealed; a group that is used up
+            // has nothing set aside. A slab that has nothing free is in use as a whole.
             unsafe {
+                if let Some(object) = Group::alloc(slabs.source) {
+                    return Some(object);
+                }
                 if let Some((object, group)) = Slab::refill(current) {
-                    slabs.ready.set_source(group);
+                    slabs.source = group;
                     return Some(object);
                 }
                 slabs.shelve(current);
@@ -111,9 +108,8 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         unsafe { Group::free_at(self.classes[class.index()].recent, class, addr) }
     }
 
-    /// Frees an object of a slab of this heap: sets it aside to be allocated next, or, if there
-    /// are enough of those, gives it back to its slab. O(1). Unless it says [`GroupFree::Done`],
-    /// [`finish_free`](Self::finish_free) must follow.
+    /// Frees an object of a slab of this heap. O(1). If it says [`GroupFree::Emptied`] or
+    /// [`GroupFree::Refused`], [`finish_free`](Self::finish_free) must follow.
     ///
     /// # Safety
     /// - `group` is one of a slab of this class that this heap owns.
@@ -124,27 +120,16 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         group: NonNull<Group>,
         index: ObjectIndex,
     ) -> GroupFree {
-        let slabs = &mut self.classes[class.index()];
-        // SAFETY: ours (condition), and not sealed where `Group::free` asks for that.
-        unsafe {
-            if !Group::is_in_use(group, index) {
-                cold_path();
-                return GroupFree::Refused;
-            }
-            let sealed = Group::is_sealed(group);
-            if !sealed {
-                slabs.recent = group;
-            }
-            if slabs.ready.push(class, group) {
-                Group::free_ready(group, index);
-                return GroupFree::Done;
-            }
-            if sealed { GroupFree::Sealed } else { Group::free(group, index) }
+        // SAFETY: ours (condition).
+        let freed = unsafe { Group::free(group, index) };
+        if freed != GroupFree::Refused {
+            self.classes[class.index()].recent = group;
         }
+        freed
     }
 
-    /// What a free leaves to be done off the fast path: the group was emptied, or the object is
-    /// not in use, or it is the first free one of a slab that is sealed.
+    /// What a free leaves to be done off the fast path: the group was emptied, or refused because
+    /// its slab is sealed, or because the object is not in use.
     ///
     /// # Errors
     /// The misuse; nothing happened then.
@@ -164,46 +149,42 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         unsafe {
             let slab = Slab::of_group(group);
             match freed {
-                GroupFree::Done => {}
-                GroupFree::Emptied => self.group_emptied(slab, env),
-                GroupFree::Refused if index.get() >= Slab::object_count(slab) => {
-                    return Err(Misuse::Interior);
+                GroupFree::Done => Ok(()),
+                GroupFree::Emptied => {
+                    self.group_emptied(slab, env);
+                    Ok(())
                 }
-                GroupFree::Refused => return Err(Misuse::DoubleFree),
-                GroupFree::Sealed => {
-                    self.open(slab);
-                    let freed = Group::free(group, index);
-                    return self.finish_free(group, index, freed, env);
-                }
+                GroupFree::Refused => self.free_refused(slab, group, index, env),
             }
         }
-        Ok(())
     }
 
-    /// Opens a sealed slab, of which an object is about to become free.
-    ///
     /// # Safety
-    /// - `slab` is this heap's, and sealed.
-    unsafe fn open(&mut self, slab: NonNull<Slab>) {
-        // SAFETY: ours (condition); a sealed slab is in no chain.
+    /// - `group` is one of `slab`, which this heap owns.
+    unsafe fn free_refused<L: RawLock>(
+        &mut self,
+        slab: NonNull<Slab>,
+        group: NonNull<Group>,
+        index: ObjectIndex,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) -> Result<(), Misuse> {
+        // SAFETY: the slab is this heap's (condition).
         unsafe {
+            if index.get() >= Slab::object_count(slab) {
+                return Err(Misuse::Interior);
+            }
+            if !Slab::is_sealed(slab) {
+                return Err(Misuse::DoubleFree);
+            }
+            // The first free of a full slab.
             Slab::set_sealed(slab, false);
             self.classes[Slab::class(slab).index()].insert(slab);
-        }
-    }
-
-    /// Gives the objects of a class that are set aside above the source back to their slabs.
-    pub(super) fn put_back_ready<L: RawLock>(&mut self, class: usize, env: &Env<'_, PAGE_SIZE, L>) {
-        while let Some(group) = self.classes[class].ready.take() {
-            // SAFETY: an entry's group is one of a slab of this heap, and stands for an object
-            // that is set aside in it (R1).
-            unsafe {
-                let slab = Slab::of_group(group);
-                if Group::is_sealed(group) {
-                    self.open(slab);
-                }
-                if Group::put_back_one(group) == GroupFree::Emptied {
+            match Group::free(group, index) {
+                GroupFree::Refused => Err(Misuse::DoubleFree),
+                GroupFree::Done => Ok(()),
+                GroupFree::Emptied => {
                     self.group_emptied(slab, env);
+                    Ok(())
                 }
             }
         }
@@ -296,13 +277,9 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
 
     /// How many objects of a class are free in this heap's slabs. O(slabs in the chain).
     pub(crate) fn free_objects(&self, class: SizeClass) -> usize {
-        let slabs = &self.classes[class.index()];
+        let slabs = self.classes[class.index()].all();
         // SAFETY: all slabs reached are alive and this heap's.
-        let free = |slab| unsafe { Slab::object_count(slab) - Slab::used(slab) };
-        // SAFETY: an entry's group is one of a living slab of this heap.
-        let sealed = |group: &&NonNull<Group>| unsafe { Group::is_sealed(**group) };
-        let beside = slabs.ready.entries().iter().filter(sealed).count();
-        slabs.all().map(free).sum::<usize>() + beside
+        slabs.map(|slab| unsafe { Slab::object_count(slab) - Slab::used(slab) }).sum()
     }
 
     /// The counting equations of this heap, see `docs/invariants.md`.
@@ -325,16 +302,9 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                     if state == PARTIAL {
                         assert!(!Slab::is_full(slab), "slab: a full slab is not partial");
                     }
-                    let unused = Slab::is_idle(slab) || state == CURRENT;
-                    warm += usize::from(unused && Slab::quiescent(slab));
+                    warm += usize::from(Slab::quiescent(slab));
                     recent_is_ours |= Slab::has_group(slab, slabs.recent);
                 }
-            }
-            for group in slabs.ready.entries() {
-                let entries = slabs.ready.entries().iter().filter(|other| *other == group).count();
-                // SAFETY: an entry's group is one of a living slab of this heap.
-                let ready = unsafe { Group::ready_count(*group) };
-                assert!(ready >= entries, "R1: an entry stands for an object that is set aside");
             }
             assert!(recent_is_ours, "C2: the group freed into last is in the chain");
             // A handler cannot release: empty slabs gather on a shared heap until it is drained.

@@ -12,7 +12,6 @@ mod gate;
 mod heap;
 mod local;
 mod page_list;
-mod ready_stack;
 mod remote;
 mod slabs;
 mod steal;

@@ -180,7 +180,6 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
 
     /// Releases the empty slabs of a class. O(slabs in the chain).
     fn release_empty<L: RawLock>(&mut self, class: usize, env: &Env<'_, PAGE_SIZE, L>) {
-        self.put_back_ready(class, env);
         let slabs = &mut self.classes[class];
         let (mut at, current) = (slabs.first_partial(), slabs.current());
         // SAFETY: the slabs in the chain are alive and this heap's; what follows a partial one

@@ -71,7 +71,7 @@ impl Slab {
     pub(crate) unsafe fn of_group(group: NonNull<Group>) -> NonNull<Self> {
         // SAFETY: the group lies so far into its descriptor, from whose pointer its own was
         // derived.
-        unsafe { group.byte_sub(Group::offset(group)).cast() }
+        unsafe { group.byte_sub(usize::from((*group.as_ptr()).at)).cast() }
     }
 
     /// Whether the group is one of this slab's.
@@ -152,7 +152,7 @@ impl Slab {
     /// Seals the slab, of which nothing is free, or opens it again. O(groups).
     ///
     /// # Safety
-    /// - The caller is the owner; to seal: every object is taken.
+    /// - The caller is the owner; to seal: every object is in use.
     pub(crate) unsafe fn set_sealed(slab: NonNull<Self>, sealed: bool) {
         // SAFETY: passed on; the groups are those that exist.
         unsafe {
@@ -334,8 +334,12 @@ impl Slab {
                 let valid = Self::valid_bits(slab, number);
                 assert_eq!(taken & !valid, 0, "G1: a bit beyond the objects");
                 assert_eq!(Group::is_sealed(group), sealed, "G1: sealed as a whole");
-                assert!(!sealed || taken == valid, "G1: nothing is free in a sealed slab");
-                assert_eq!(ready & !taken, 0, "G1: what is set aside is taken");
+                if sealed {
+                    assert_eq!(taken, valid, "G1: nothing is free in a sealed slab");
+                } else {
+                    assert_eq!(ready & !taken, 0, "G1: what is set aside is taken");
+                    assert!(ready == 0 || number == cursor, "S2: set aside beside the cursor");
+                }
                 assert_eq!(Self::of_group(group), slab, "a group finds its slab");
                 busy += usize::from(taken != 0);
             }

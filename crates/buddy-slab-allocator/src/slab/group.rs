@@ -14,15 +14,13 @@
 //! aside at once (`Slab::refill`). (Two words, one to allocate from and one to free into: the
 //! idea of mimalloc's split free lists, on bits.)
 //!
-//! A free may also leave the object set aside at once ([`Group::free_ready`]), for an owner who
-//! remembers where.
-//!
-//! A slab of which nothing is free is *sealed*, each group of it: it is on no list, and whoever
-//! clears a bit of `taken` has to see to that first.
+//! A slab of which nothing is free is *sealed*: all bits of `ready` are set, which no other slab
+//! has, since refilling hands out an object at once. The compare that finds a double free then
+//! also finds the first free of a full slab, which has to be put back on its list.
 //!
 //! # Invariants
-//! - G1: `ready` is a subset of `taken`, which has no bit beyond the slab's objects; in a sealed
-//!   group, `taken` has all others.
+//! - G1: `ready` is a subset of `taken`, or sealed; bits beyond the slab's objects are clear in
+//!   `taken`.
 //! - G2: only the slab's owner writes the words; others read them for a hint.
 
 use core::hint::cold_path;
@@ -31,10 +29,10 @@ use core::ptr::NonNull;
 use super::layout::GROUP_BYTES;
 use super::object_index::ObjectIndex;
 use super::size_class::SizeClass;
-use crate::sync::atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed};
+use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Set in `at` of every group of a slab of which nothing is free.
-const SEALED: u16 = 0x8000;
+/// `ready` of every group of a slab of which nothing is free.
+const SEALED: usize = usize::MAX;
 
 /// What became of a free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +41,8 @@ pub(crate) enum GroupFree {
     Done,
     /// The object is free, and with it the whole group.
     Emptied,
-    /// Nothing happened: the object is not in use.
+    /// Nothing happened: the object is not in use, or the group is sealed.
     Refused,
-    /// Nothing happened: the object is in use, and the group sealed.
-    Sealed,
 }
 
 /// The owner's words of a group. Reached through pointers with the descriptor's provenance.
@@ -58,8 +54,8 @@ pub(crate) struct Group {
     base: *mut u8,
     /// Bytes of an object.
     size: u16,
-    /// Where the group lies in its descriptor, in bytes; and whether it is sealed.
-    at: AtomicU16,
+    /// Where the group lies in its descriptor, in bytes.
+    pub(super) at: u16,
 }
 
 const _: () = assert!(size_of::<Group>() == GROUP_BYTES);
@@ -73,7 +69,7 @@ static EMPTY: Group = Group {
     taken: AtomicUsize::new(0),
     base: core::ptr::null_mut(),
     size: 0,
-    at: AtomicU16::new(0),
+    at: 0,
 };
 
 impl Group {
@@ -84,7 +80,7 @@ impl Group {
             taken: AtomicUsize::new(0),
             base,
             size: class.size() as u16,
-            at: AtomicU16::new(at as u16),
+            at: at as u16,
         }
     }
 
@@ -97,7 +93,7 @@ impl Group {
     /// Takes an object that was set aside, the lowest; `None` if there is none.
     ///
     /// # Safety
-    /// - The caller owns the group's slab; or the group is the empty one.
+    /// - The caller owns the group's slab, which is not sealed; or the group is the empty one.
     #[inline(always)]
     pub(crate) unsafe fn alloc(group: NonNull<Self>) -> Option<NonNull<u8>> {
         // SAFETY: alive (condition).
@@ -129,7 +125,7 @@ impl Group {
     /// Gives an object back.
     ///
     /// # Safety
-    /// - The caller owns the group's slab, which is not sealed. (`index` may name anything.)
+    /// - The caller owns the group's slab. (`mask` may name anything.)
     #[inline(always)]
     pub(crate) unsafe fn free(group: NonNull<Self>, index: ObjectIndex) -> GroupFree {
         // SAFETY: alive and ours (condition).
@@ -151,48 +147,11 @@ impl Group {
         GroupFree::Done
     }
 
-    /// Whether the object is in use, as far as the owner knows.
-    ///
-    /// # Safety
-    /// - The caller owns the group's slab.
-    #[inline(always)]
-    pub(crate) unsafe fn is_in_use(group: NonNull<Self>, index: ObjectIndex) -> bool {
-        // SAFETY: passed on.
-        unsafe { Self::in_use(group) & index.mask() != 0 }
-    }
-
-    /// Gives an object back, and sets it aside to be allocated next.
-    ///
-    /// # Safety
-    /// - The caller owns the group's slab, and the object [is in use](Self::is_in_use).
-    #[inline(always)]
-    pub(crate) unsafe fn free_ready(group: NonNull<Self>, index: ObjectIndex) {
-        // SAFETY: alive and ours (condition).
-        let ready = unsafe { &(*group.as_ptr()).ready };
-        ready.store(ready.load(Relaxed) | index.mask(), Relaxed);
-    }
-
-    /// Makes one of the objects that are set aside a free one like others.
-    ///
-    /// # Safety
-    /// - The caller owns the group's slab, which is not sealed; an object is set aside.
-    pub(crate) unsafe fn put_back_one(group: NonNull<Self>) -> GroupFree {
-        // SAFETY: alive and ours (condition).
-        unsafe {
-            let this = group.as_ptr();
-            let ready = (*this).ready.load(Relaxed);
-            let taken = (*this).taken.load(Relaxed) & !(ready & ready.wrapping_neg());
-            (*this).ready.store(ready & ready.wrapping_sub(1), Relaxed);
-            (*this).taken.store(taken, Relaxed);
-            if taken == 0 { GroupFree::Emptied } else { GroupFree::Done }
-        }
-    }
-
     /// [`free`](Self::free) of the object of `class` at `addr`, if it is one of this group.
     ///
     /// # Safety
-    /// - The caller owns the group's slab, whose objects are of `class` and which is not sealed; or
-    ///   the group is the empty one.
+    /// - The caller owns the group's slab, whose objects are of `class`; or the group is the
+    ///   empty one.
     #[inline(always)]
     pub(crate) unsafe fn free_at(group: NonNull<Self>, class: SizeClass, addr: usize) -> GroupFree {
         // SAFETY: alive (condition).
@@ -211,49 +170,34 @@ impl Group {
     ///
     /// # Safety
     /// - The slab is kept alive. Exact for the owner.
-    #[inline(always)]
+    #[inline]
     pub(super) unsafe fn in_use(group: NonNull<Self>) -> usize {
         // SAFETY: alive, and the words are atomic.
-        unsafe { (*group.as_ptr()).taken.load(Relaxed) & !(*group.as_ptr()).ready.load(Relaxed) }
-    }
-
-    /// How many objects are set aside.
-    ///
-    /// # Safety
-    /// - The slab is kept alive. Exact for the owner.
-    pub(crate) unsafe fn ready_count(group: NonNull<Self>) -> usize {
-        // SAFETY: alive, and the word is atomic.
-        unsafe { (*group.as_ptr()).ready.load(Relaxed).count_ones() as usize }
+        unsafe {
+            let taken = (*group.as_ptr()).taken.load(Relaxed);
+            match (*group.as_ptr()).ready.load(Relaxed) {
+                SEALED => taken,
+                ready => taken & !ready,
+            }
+        }
     }
 
     /// Whether the group is sealed.
     ///
     /// # Safety
     /// - The slab is kept alive.
-    #[inline(always)]
-    pub(crate) unsafe fn is_sealed(group: NonNull<Self>) -> bool {
-        // SAFETY: alive, and the field is atomic.
-        unsafe { (*group.as_ptr()).at.load(Relaxed) & SEALED != 0 }
+    #[inline]
+    pub(super) unsafe fn is_sealed(group: NonNull<Self>) -> bool {
+        // SAFETY: alive, and the word is atomic.
+        unsafe { (*group.as_ptr()).ready.load(Relaxed) == SEALED }
     }
 
-    /// Seals the group, or opens it again.
+    /// Seals the group, all of whose objects are in use, or opens it again.
     ///
     /// # Safety
-    /// - The caller owns the group's slab; to seal: every object of it is taken.
+    /// - The caller owns the group's slab.
     pub(super) unsafe fn set_sealed(group: NonNull<Self>, sealed: bool) {
         // SAFETY: ours (condition).
-        let at = unsafe { &(*group.as_ptr()).at };
-        let place = at.load(Relaxed) & !SEALED;
-        at.store(if sealed { place | SEALED } else { place }, Relaxed);
-    }
-
-    /// Where the group lies in its descriptor, in bytes.
-    ///
-    /// # Safety
-    /// - The slab is kept alive.
-    #[inline]
-    pub(super) unsafe fn offset(group: NonNull<Self>) -> usize {
-        // SAFETY: alive, and the field is atomic.
-        usize::from(unsafe { (*group.as_ptr()).at.load(Relaxed) } & !SEALED)
+        unsafe { (*group.as_ptr()).ready.store(if sealed { SEALED } else { 0 }, Relaxed) };
     }
 }

@@ -12,7 +12,7 @@
 //! # Invariants
 //! - S1: `busy_groups` is the number of groups of which an object is taken. (`Slab::check`,
 //!   O(groups); with G1 of `group`.)
-//! - S2: the cursor is the number of a group: the one that was refilled last.
+//! - S2: the cursor is the number of a group; only that group has objects set aside.
 //! - S3: a slab is released only when [`Slab::quiescent`]: nobody holds an object, no free is
 //!   pending, and hence nobody is between publishing and pushing.
 //!
@@ -194,18 +194,21 @@ impl Slab {
         None
     }
 
-    /// Takes back what is set aside in the cursor's group: for a slab that is no longer allocated
-    /// from.
+    /// Takes back what is set aside: for a slab that is no longer allocated from.
     ///
     /// # Safety
-    /// - The caller is the owner, the slab is not sealed, and nobody remembers an object that is
-    ///   set aside.
+    /// - The caller is the owner, and the slab is not sealed.
     pub(crate) unsafe fn put_back(slab: NonNull<Self>) {
-        // SAFETY: the owner's words (condition); the cursor is the number of a group (S2).
+        // SAFETY: the owner's words; only the cursor's group has objects set aside (S2).
         unsafe {
-            let group = Self::cursor_group(slab);
-            while (*group.as_ptr()).ready.load(Relaxed) != 0 {
-                if Group::put_back_one(group) == GroupFree::Emptied {
+            let cursor = usize::from((*slab.as_ptr()).cursor.load(Relaxed));
+            let words = Self::group(slab, cursor).as_ptr();
+            let ready = (*words).ready.load(Relaxed);
+            if ready != 0 {
+                let taken = (*words).taken.load(Relaxed) & !ready;
+                (*words).ready.store(0, Relaxed);
+                (*words).taken.store(taken, Relaxed);
+                if taken == 0 {
                     Self::group_emptied(slab);
                 }
             }
@@ -262,7 +265,7 @@ impl Slab {
                 unsafe { Self::group_emptied(slab) };
                 Ok(())
             }
-            GroupFree::Refused | GroupFree::Sealed => Err(Misuse::DoubleFree),
+            GroupFree::Refused => Err(Misuse::DoubleFree),
         }
     }
 
