@@ -202,7 +202,10 @@ impl<const PAGE_SIZE: usize, L: RawLock> HeapTable<PAGE_SIZE, L> {
             return None;
         }
         // SAFETY: in range, and built before the count was published (invariant).
-        Some(unsafe { &*self.cpu_base.load(Ordering::Relaxed).add(index) })
+        unsafe {
+            let base = NonNull::new_unchecked(self.cpu_base.load(Ordering::Relaxed));
+            Some(base.add(index).as_ref())
+        }
     }
 
     /// Shared heap `index`, if there is one.
