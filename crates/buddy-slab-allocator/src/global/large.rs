@@ -32,8 +32,12 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             None => self.core.claim_uncounted(addr, Kind::Object),
         };
         match claimed {
-            // SAFETY: claimed: nobody else frees these pages.
-            Ok((page, count)) => unsafe { self.free_block(page, count) },
+            Ok((page, count)) => {
+                self.platform.retire(page.ptr(), count * PAGE_SIZE);
+                // SAFETY: claimed: nobody else frees these pages.
+                unsafe { self.free_block(page, count) };
+                self.platform.chores();
+            }
             Err(kind) => self.report(addr, kind),
         }
     }

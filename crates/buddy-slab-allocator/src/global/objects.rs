@@ -223,6 +223,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let faults = local.faults.take();
         drop(session);
         self.report_all(&faults);
+        self.platform.chores();
     }
 
     /// A free off the fast path: of an object of another heap's slab, which goes into the batch;
