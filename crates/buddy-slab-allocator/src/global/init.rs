@@ -127,6 +127,20 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         unsafe { self.init_region(&NewRegion::plain(base, len), cpu_count) }
     }
 
+    /// [`init_raw`](Self::init_raw) of memory that is known to be zero, which zeroed allocations
+    /// then need not clear while it is fresh.
+    ///
+    /// # Errors
+    /// As [`init_raw`](Self::init_raw).
+    ///
+    /// # Safety
+    /// - As for [`init_raw`](Self::init_raw), and every byte of the region is zero.
+    pub unsafe fn init_zeroed(&self, base: *mut u8, len: usize, cpu_count: usize) -> AllocResult {
+        let region = NewRegion { zeroed: true, ..NewRegion::plain(base, len) };
+        // SAFETY: the same conditions.
+        unsafe { self.init_region(&region, cpu_count) }
+    }
+
     /// # Safety
     /// - As for `init_raw`; if the region says zeroed, all of it is.
     pub(super) unsafe fn init_region(&self, region: &NewRegion, cpu_count: usize) -> AllocResult {
@@ -196,6 +210,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             unsafe { self.heaps.bring_up(count, |cpu| self.node_of(cpu)) };
             Ok(())
         })
+    }
+
+    /// For how many CPUs there is room.
+    pub fn cpu_capacity(&self) -> usize {
+        self.heaps.capacity()
     }
 
     /// How many CPUs have heaps.

@@ -24,7 +24,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// # Complexity
     /// O(1). Takes no lock when *pinned* or *thread*, this CPU's when *locked*; a refill takes the
     /// node's lock.
-    #[inline]
+    #[inline(always)]
     pub fn alloc(&self, layout: Layout) -> AllocResult<NonNull<u8>> {
         match SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE) {
             Some(class) => self.alloc_object(class).ok_or_else(|| self.no_heap()),
@@ -152,6 +152,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ///
     /// # Safety
     /// - As for [`dealloc`](Self::dealloc), but for the layout.
+    #[inline(always)]
     pub unsafe fn dealloc_unsized(&self, ptr: NonNull<u8>) {
         match self.slab_of(ptr) {
             // SAFETY: the page metadata names this slab, which holds the object being freed.

@@ -37,12 +37,19 @@ struct Entry {
 pub(crate) struct RemoteBatch {
     entries: [Entry; ENTRIES],
     waiting_bytes: usize,
+    /// How many objects were added so far.
+    frees: usize,
 }
 
 impl RemoteBatch {
     pub(crate) const fn new() -> Self {
         let empty = Entry { slab: None, addr: 0, group: 0, mask: 0 };
-        Self { entries: [empty; ENTRIES], waiting_bytes: 0 }
+        Self { entries: [empty; ENTRIES], waiting_bytes: 0, frees: 0 }
+    }
+
+    /// How many objects of other heaps were freed here so far.
+    pub(crate) fn frees(&self) -> usize {
+        self.frees
     }
 
     /// Adds an object that another heap owns. O(1); one atomic operation when an entry goes out.
@@ -78,6 +85,7 @@ impl RemoteBatch {
             *entry = Entry { slab: Some(slab), addr, group, mask: index.mask() };
         }
         self.waiting_bytes += size_bytes;
+        self.frees = self.frees.wrapping_add(1);
         if self.waiting_bytes > MAX_WAITING_BYTES {
             self.flush(env, faults);
         }
