@@ -62,7 +62,7 @@ impl Program {
 }
 
 /// What only this library has is looked for when the program starts.
-const UNRESOLVED: &[&str] = &["-fPIC", "-pie", "-Wl,-z,dynamic-undefined-weak"];
+const UNRESOLVED: &[&str] = &["-DPRELOADED", "-fPIC", "-pie", "-Wl,-z,dynamic-undefined-weak"];
 
 #[track_caller]
 fn assert_ok(output: &Output) {

@@ -36,8 +36,11 @@ static GROWING: YieldingLock = YieldingLock::NEW;
 /// The largest allocation that a section holds.
 const SECTION_LIMIT: usize = PAGE_SIZE << 20;
 
-/// How often a thread without a heap of its own asks again.
-const PATIENCE: usize = 1 << 12;
+/// How often a thread asks again where others are in its way: for seconds, so that a fork of a large
+/// process has time to end. Refusing for want of time is worse than waiting.
+const PATIENCE: usize = 1 << 15;
+/// Of these, how often it only lets others run, and does not sleep.
+const YIELDS: usize = 64;
 
 /// Starts the allocator, once; `false` if that has failed, or the caller interrupted it.
 pub(crate) fn start() -> bool {
@@ -94,18 +97,18 @@ pub(crate) fn is_started() -> bool {
 
 /// Sees to it that the heap with this index is built.
 pub(crate) fn bring_up(index: usize) -> bool {
-    for _ in 0..PATIENCE {
+    for round in 0..PATIENCE {
         if ALLOCATOR.bring_up_cpus(index + 1).is_ok() {
             return true;
         }
         if ALLOCATOR.cpu_count() > index {
             return true;
         }
-        // Another thread may be at it; or there is no room for so many.
-        sys::yield_now();
+        // Another thread may be at it, or forks; or there is no room for so many.
         if index >= ALLOCATOR.cpu_capacity() {
             return false;
         }
+        wait(round);
     }
     false
 }
@@ -113,7 +116,7 @@ pub(crate) fn bring_up(index: usize) -> bool {
 /// Hands on the heap of the calling thread, which ends.
 pub(crate) fn thread_ends(index: usize) {
     // It fails only for an index that is not the caller's.
-    let _ = ALLOCATOR.idle(index);
+    let _ = ALLOCATOR.cpu_offline(index);
 }
 
 /// What to do about a request that the allocator refused: makes it possible and repeats it, or
@@ -134,19 +137,28 @@ pub(crate) fn refused(layout: Layout) -> *mut u8 {
         }
         if purge::is_running() {
             // What it has taken off the lists comes back.
-            sys::yield_now();
+            wait(round);
             continue;
         }
-        if grow(sections, layout) {
-            continue;
+        // Without a heap of its own a thread may have met with every shared one in use: that is no
+        // want of memory.
+        let has_heap = threads::index().is_some();
+        if has_heap || round > YIELDS {
+            if grow(sections, layout) {
+                continue;
+            }
+            if has_heap || round > YIELDS * 16 {
+                break;
+            }
         }
-        // Without a heap of its own a thread may have met with every shared one in use.
-        if threads::index().is_some() || round > PATIENCE / 16 {
-            break;
-        }
-        sys::yield_now();
+        wait(round);
     }
     ptr::null_mut()
+}
+
+/// Lets others go on.
+fn wait(round: usize) {
+    if round < YIELDS { sys::yield_now() } else { sys::nap() }
 }
 
 fn huge_block(layout: Layout) -> *mut u8 {
@@ -166,6 +178,10 @@ fn grow(sections: usize, layout: Layout) -> bool {
     GROWING.with(|| {
         if ALLOCATOR.managed_section_count() != sections {
             return true;
+        }
+        let free = ALLOCATOR.managed_bytes().saturating_sub(ALLOCATOR.allocated_bytes());
+        if threads::index().is_none() && free / 16 > layout.size() {
+            return false; // plenty, and others in the way
         }
         GROWER.store(me(), Ordering::Relaxed);
         let grown = add_region(layout);

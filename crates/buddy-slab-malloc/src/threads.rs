@@ -16,8 +16,8 @@
 //! makes. What is freed even later goes to the slab's owner by way of the shared lists, what is
 //! allocated comes from a shared heap.
 //!
-//! The heap stays warm, for the next thread takes the lowest free index; a purge drains heaps that
-//! nobody took again.
+//! What the heap kept goes back; what others still use of it stays with it, for the next thread that
+//! takes the index, the lowest free one.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
@@ -52,6 +52,9 @@ unsafe impl Platform for Threads {
     const ACCESS: Access = Access::Exclusive;
     const CLAIMS: bool = true;
     const SHARED_HEAPS: usize = 4;
+    /// A thread without an index asks again by itself (`process::refused`); a handler in one that
+    /// is just getting its index must not wait long for what it interrupted.
+    const PATIENCE: u32 = 1 << 7;
 
     #[inline(always)]
     fn pin(&self) -> ((), Option<usize>) {

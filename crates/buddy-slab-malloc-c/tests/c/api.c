@@ -24,6 +24,7 @@ void _ZdlPvSt11align_val_tRKSt9nothrow_t(void *, size_t, const nothrow *);
 void _ZdaPvSt11align_val_tRKSt9nothrow_t(void *, size_t, const nothrow *);
 
 /* Where the library is preloaded, the linker does not see it. */
+#ifdef PRELOADED
 #pragma weak _Znwm
 #pragma weak _Znam
 #pragma weak _ZnwmRKSt9nothrow_t
@@ -46,6 +47,7 @@ void _ZdaPvSt11align_val_tRKSt9nothrow_t(void *, size_t, const nothrow *);
 #pragma weak _ZdaPvSt11align_val_tRKSt9nothrow_t
 #pragma weak free_sized
 #pragma weak free_aligned_sized
+#endif
 
 /* Numbers that the compiler must not see through. */
 static volatile size_t too_large = PTRDIFF_MAX;

@@ -1,5 +1,6 @@
 /* Threads, forks, signals and destructors, all at once or thousands of times. */
 #define _GNU_SOURCE
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -93,9 +94,12 @@ static void many_threads(int count) {
         for (int j = 0; j < AT_ONCE; j++)
             CHECK(!pthread_create(&threads[j], NULL, once, (void *)(uintptr_t)(i + j + 1)));
         for (int j = 0; j < AT_ONCE; j++) pthread_join(threads[j], NULL);
-        if (i >= count / 5 && !early) early = resident_kib();
+        if (i >= count / 5 && !early) malloc_trim(0), early = resident_kib();
     }
+    long untrimmed = resident_kib();
+    malloc_trim(0);
     long growth = resident_kib() - early;
+    CHECK(untrimmed < (64 << 10));
     fprintf(stderr, "%d threads: %ld KiB at a fifth, %+ld KiB since\n", count, early, growth);
     CHECK(growth < 4096);
 }
