@@ -2,6 +2,7 @@
 //!
 //! - [`gate`]: what has to pass before a commit, as named and timed steps;
 //! - [`layers`]: holds the library's import ladder;
+//! - [`programs`]: real programs on the heap;
 //! - [`cross`]: builds and tests for targets that the host is not;
 //! - [`runner`]: runs a child process as a step.
 
@@ -13,6 +14,7 @@ use clap::{Parser, Subcommand};
 mod cross;
 mod gate;
 mod layers;
+mod programs;
 mod runner;
 
 /// The package that everything here is about.
@@ -43,6 +45,14 @@ enum Chore {
         /// Target triples; a set that covers 32 and 64 bits and a target without compare-and-swap if none are named
         targets: Vec<String>,
     },
+    /// Run real programs on the heap, and compare with the system's malloc
+    Programs {
+        /// Scripts of xtask/programs; all if none are named
+        names: Vec<String>,
+        /// With data as large as a real one's
+        #[arg(long)]
+        long: bool,
+    },
     /// Run the tests of the library and the testkit as 32-bit x86 Linux programs
     Test32,
 }
@@ -55,6 +65,7 @@ fn main() -> ExitCode {
         Chore::Bare { targets } => {
             cross::bare(&mut runner::Runner::streaming(root), &cross::or_default(targets))
         }
+        Chore::Programs { names, long } => programs::run(root, &names, long).map(|_| ()),
         Chore::Test32 => cross::test32(&mut runner::Runner::streaming(root)),
     };
     match outcome {

@@ -195,7 +195,7 @@ int main(int argc, char **argv) {
     int scale = argc > 2 ? atoi(argv[2]) : 1;
     const char *which = argc > 1 ? argv[1] : "";
     alarm(0);
-    if (!strcmp(which, "forks")) forks(100 * scale);
+    if (!strcmp(which, "forks")) forks(40 * scale);
     else if (!strcmp(which, "threads")) many_threads(10000 * scale);
     else if (!strcmp(which, "crowd")) threads_at_once(500 * scale);
     else if (!strcmp(which, "destructors")) destructors();
