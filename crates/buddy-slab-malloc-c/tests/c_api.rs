@@ -117,7 +117,7 @@ fn without_a_delay_everything_is_purged_and_works() {
     let program = compile("api", "purged", UNRESOLVED);
     assert_ok(&program.run_preloaded(&[], &[("BSA_PURGE_DELAY", "0")]));
     assert_ok(&program.run_preloaded(&[], &[("BSA_PURGE_DELAY", "never")]));
-    assert_ok(&program.run_preloaded(&[], &[("BSA_HUGE_PAGES", "large")]));
+    assert_ok(&program.run_preloaded(&[], &[("BSA_HUGE_PAGES", "always")]));
 }
 
 #[test]

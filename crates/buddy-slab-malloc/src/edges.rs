@@ -58,12 +58,11 @@ unsafe impl GlobalAlloc for BuddySlabMalloc {
     #[inline]
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let Some(old) = NonNull::new(ptr) else { return ptr::null_mut() };
-        // SAFETY: the caller's allocation, with its layout.
-        if layout.size() <= SECTION_LIMIT
-            && new_size <= SECTION_LIMIT
-            && unsafe { ALLOCATOR.resize_in_place(old, layout, new_size) }
-        {
-            return ptr;
+        if layout.size() <= SECTION_LIMIT && new_size <= SECTION_LIMIT {
+            // SAFETY: the caller's allocation, with its layout.
+            if unsafe { ALLOCATOR.resize_in_place(old, layout, new_size) } {
+                return ptr;
+            }
         }
         // SAFETY: the new size, rounded up to the alignment, fits (the caller's promise).
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };

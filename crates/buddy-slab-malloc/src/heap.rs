@@ -131,13 +131,13 @@ fn shrink_pages(ptr: NonNull<u8>, old_size: usize, new_size: usize) -> *mut u8 {
 /// - As for `resize`; the allocation has `old_size` usable bytes.
 #[cold]
 unsafe fn resize_by_move(ptr: NonNull<u8>, old_size: usize, new_size: usize) -> *mut u8 {
-    let layout = Layout::from_size_align(old_size, 16);
-    // SAFETY: the caller's allocation, of that many bytes.
-    if let Ok(layout) = layout
-        && old_size > PAGE_SIZE
-        && unsafe { ALLOCATOR.resize_in_place(ptr, layout, new_size) }
+    if old_size > PAGE_SIZE
+        && let Ok(layout) = Layout::from_size_align(old_size, 16)
     {
-        return ptr.as_ptr();
+        // SAFETY: the caller's allocation, of that many bytes.
+        if unsafe { ALLOCATOR.resize_in_place(ptr, layout, new_size) } {
+            return ptr.as_ptr();
+        }
     }
     let Some(new) = NonNull::new(allocate(new_size, 16)) else { return ptr::null_mut() };
     // SAFETY: both are live, and hold so many bytes; then the old one is freed, and not used again

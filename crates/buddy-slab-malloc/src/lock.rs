@@ -22,7 +22,6 @@ pub(crate) struct YieldingLock(AtomicBool);
 // - `try_lock` is a load and a compare-and-swap: it fails whenever the flag is set;
 // - nothing here unwinds or allocates.
 unsafe impl RawLock for YieldingLock {
-    #[expect(clippy::declare_interior_mutable_const, reason = "a fresh lock each time")]
     const NEW: Self = Self(AtomicBool::new(false));
 
     #[inline]

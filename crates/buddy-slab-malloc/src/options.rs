@@ -5,7 +5,7 @@
 //! | `BSA_LIMIT` | the most bytes that the heap manages, its own tables included; `K`, `M`, `G`, `T` may follow | none |
 //! | `BSA_RESERVE` | address space that is reserved at a time | as much as the machine has memory |
 //! | `BSA_PURGE_DELAY` | after how many milliseconds free memory goes back to the system; `0` at once, `never` | `500` |
-//! | `BSA_HUGE_PAGES` | `never`, `system` (as the system does by itself), `large` (asked for in large blocks) | `never` |
+//! | `BSA_HUGE_PAGES` | `never`, `system` (as the system does by itself), `always` (asked for in the whole heap) | `never` |
 //! | `BSA_CHECK` | on a bad free: `abort`, `report` and go on, `ignore` | `abort` |
 //! | `BSA_REPORT` | at exit a report goes to `stderr` or to this file; `%p` stands for the process | none |
 //! | `BSA_REPORT_FORMAT` | `text` or `json` | `text` |
@@ -43,8 +43,8 @@ pub enum HugePages {
     Never,
     /// The system decides.
     System,
-    /// In blocks of many of them.
-    Large,
+    /// In the whole heap: fewer page faults, more memory.
+    Always,
 }
 
 /// How a report is written.
@@ -102,7 +102,7 @@ impl Options {
         match self.huge.load(Ordering::Relaxed) {
             0 => HugePages::Never,
             1 => HugePages::System,
-            _ => HugePages::Large,
+            _ => HugePages::Always,
         }
     }
 
@@ -167,7 +167,7 @@ impl Options {
             b"BSA_RESERVE" => store(&self.reserve, size(value)),
             b"BSA_PURGE_DELAY" if value == b"never" => store(&self.purge_delay, Some(NEVER)),
             b"BSA_PURGE_DELAY" => store(&self.purge_delay, number(value)),
-            b"BSA_HUGE_PAGES" => choose(&self.huge, value, &[b"never", b"system", b"large"]),
+            b"BSA_HUGE_PAGES" => choose(&self.huge, value, &[b"never", b"system", b"always"]),
             b"BSA_CHECK" => choose(&self.check, value, &[b"abort", b"report", b"ignore"]),
             b"BSA_REPORT_FORMAT" => choose(&self.format, value, &[b"text", b"json"]),
             b"BSA_REPORT" => {

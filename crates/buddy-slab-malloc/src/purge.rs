@@ -66,7 +66,7 @@ pub(crate) fn chores() {
     // Not exact when threads meet, and need not be.
     let count = COUNT.load(Ordering::Relaxed).wrapping_add(1);
     COUNT.store(count, Ordering::Relaxed);
-    if count % CHORES_PER_LOOK == 0 {
+    if count.is_multiple_of(CHORES_PER_LOOK) {
         look();
     }
 }

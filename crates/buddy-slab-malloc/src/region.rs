@@ -59,10 +59,15 @@ fn reserve_aligned(bytes: usize) -> Option<Region> {
     let at = sys::map(hint(), bytes.checked_add(slack)?)?;
     let skip = if slack == 0 { 0 } else { at.addr().wrapping_neg() & (ALIGN - 1) };
     let region = Region { base: at.wrapping_add(skip), bytes };
-    if OPTIONS.huge_pages() == HugePages::Never {
+    match OPTIONS.huge_pages() {
         // A huge page for every first touch would cost more than it brings, and be charged.
         // SAFETY: just mapped.
-        unsafe { sys::advise_huge(region.base, region.bytes, false) };
+        HugePages::Never => unsafe {
+            sys::advise(region.base, region.bytes, libc::MADV_NOHUGEPAGE)
+        },
+        // SAFETY: just mapped.
+        HugePages::Always => unsafe { sys::advise(region.base, region.bytes, libc::MADV_HUGEPAGE) },
+        HugePages::System => {}
     }
     Some(region)
 }

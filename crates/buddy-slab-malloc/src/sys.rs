@@ -89,13 +89,12 @@ pub(crate) unsafe fn give_up(at: *mut u8, bytes: usize) -> bool {
     timed(|| unsafe { libc::madvise(at.cast(), bytes, libc::MADV_DONTNEED) }) == 0
 }
 
-/// Asks for huge pages there, or for none.
+/// Gives the system advice on a mapping.
 ///
 /// # Safety
-/// - The bytes are whole pages of a mapping of ours.
-pub(crate) unsafe fn advise_huge(at: *mut u8, bytes: usize, wanted: bool) {
-    let advice = if wanted { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
-    // SAFETY: advice changes no content.
+/// - The bytes are whole pages of a mapping of ours, and the advice changes no content.
+pub(crate) unsafe fn advise(at: *mut u8, bytes: usize, advice: libc::c_int) {
+    // SAFETY: the caller's conditions.
     timed(|| unsafe { libc::madvise(at.cast(), bytes, advice) });
 }
 
