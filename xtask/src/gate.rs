@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 
 use crate::runner::{Runner, cargo};
-use crate::{LIBRARY, STABLE_FEATURES, cross, layers, programs, target_directory};
+use crate::{LIBRARY, STABLE_FEATURES, cross, instructions, layers, programs, target_directory};
 
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
@@ -33,6 +33,7 @@ pub fn run(root: &Path, full: bool) -> Result<()> {
     features(&mut runner)?;
     println!("programs on the heap");
     programs::run(root, &[], full)?;
+    instructions::step(&mut runner)?;
     if full {
         long(&mut runner)?;
     }

@@ -4,6 +4,9 @@
 //! - [`layers`]: holds the library's import ladder;
 //! - [`programs`]: real programs on the heap;
 //! - [`cross`]: builds and tests for targets that the host is not;
+//! - [`atomics`]: counts atomic read-modify-writes;
+//! - [`bench`]: measures the library beside its peers;
+//! - [`instructions`]: counts instructions, and holds the counts to budgets;
 //! - [`runner`]: runs a child process as a step.
 
 use std::path::{Path, PathBuf};
@@ -11,8 +14,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod atomics;
+mod bench;
 mod cross;
 mod gate;
+mod instructions;
 mod layers;
 mod programs;
 mod runner;
@@ -55,6 +61,21 @@ enum Chore {
     },
     /// Run the tests of the library and the testkit as 32-bit x86 Linux programs
     Test32,
+    /// Count the instructions of hot paths, and compare them with what is recorded (wants valgrind)
+    Instructions {
+        /// Record the counts
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Count the atomic read-modify-writes of hot paths (wants valgrind)
+    Atomics,
+    /// Measure the library beside its peers (wants a C++ compiler); `bench --help` says what can be asked
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Passed on to the program of the package `figures`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -67,6 +88,9 @@ fn main() -> ExitCode {
         }
         Chore::Programs { names, long } => programs::run(root, &names, long).map(|_| ()),
         Chore::Test32 => cross::test32(&mut runner::Runner::streaming(root)),
+        Chore::Instructions { bless } => instructions::run(root, bless),
+        Chore::Atomics => atomics::run(root),
+        Chore::Bench { arguments } => bench::run(root, &arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

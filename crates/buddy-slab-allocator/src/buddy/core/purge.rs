@@ -70,7 +70,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                     // SAFETY: `edit_section` holds the section's node lock.
                     let pfn = unsafe { section.take_dirty(zone, size, Kind::Cached) };
                     let Some(pfn) = pfn else { break };
-                    *place = Some((PageRef::new(section, pfn, false), size));
+                    *place = Some((PageRef::new(section, pfn), size));
                     count += 1;
                 }
                 order = size.half();
