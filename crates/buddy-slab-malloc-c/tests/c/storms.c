@@ -101,7 +101,9 @@ static void many_threads(int count) {
     long growth = resident_kib() - early;
     CHECK(untrimmed < (64 << 10));
     fprintf(stderr, "%d threads: %ld KiB at a fifth, %+ld KiB since\n", count, early, growth);
-    CHECK(growth < 4096);
+    /* What is live differs from moment to moment by a few MiB, however many threads there were;
+       2 KiB lost a thread would be 16. */
+    CHECK(growth < (12 << 10));
 }
 
 /* More threads at a time than anybody has processors. */
