@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 
 use crate::runner::{Runner, cargo};
-use crate::{LIBRARY, STABLE_FEATURES, cross, instructions, layers, target_directory};
+use crate::{LIBRARY, STABLE_FEATURES, cross, instructions, layers, programs, target_directory};
 
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
@@ -31,6 +31,8 @@ pub fn run(root: &Path, full: bool) -> Result<()> {
     models(&mut runner)?;
     runner.step("demo", &mut cargo(&["run", "--release", "--", "crates"]))?;
     features(&mut runner)?;
+    println!("programs on the heap");
+    programs::run(root, &[], full)?;
     instructions::step(&mut runner)?;
     if full {
         long(&mut runner)?;

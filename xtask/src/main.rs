@@ -2,6 +2,7 @@
 //!
 //! - [`gate`]: what has to pass before a commit, as named and timed steps;
 //! - [`layers`]: holds the library's import ladder;
+//! - [`programs`]: real programs on the heap;
 //! - [`cross`]: builds and tests for targets that the host is not;
 //! - [`atomics`]: counts atomic read-modify-writes;
 //! - [`bench`]: measures the library beside its peers;
@@ -19,6 +20,7 @@ mod cross;
 mod gate;
 mod instructions;
 mod layers;
+mod programs;
 mod runner;
 
 /// The package that everything here is about.
@@ -49,6 +51,14 @@ enum Chore {
         /// Target triples; a set that covers 32 and 64 bits and a target without compare-and-swap if none are named
         targets: Vec<String>,
     },
+    /// Run real programs on the heap, and compare with the system's malloc
+    Programs {
+        /// Scripts of xtask/programs; all if none are named
+        names: Vec<String>,
+        /// With data as large as a real one's
+        #[arg(long)]
+        long: bool,
+    },
     /// Run the tests of the library and the testkit as 32-bit x86 Linux programs
     Test32,
     /// Count the instructions of hot paths, and compare them with what is recorded (wants valgrind)
@@ -76,6 +86,7 @@ fn main() -> ExitCode {
         Chore::Bare { targets } => {
             cross::bare(&mut runner::Runner::streaming(root), &cross::or_default(targets))
         }
+        Chore::Programs { names, long } => programs::run(root, &names, long).map(|_| ()),
         Chore::Test32 => cross::test32(&mut runner::Runner::streaming(root)),
         Chore::Instructions { bless } => instructions::run(root, bless),
         Chore::Atomics => atomics::run(root),

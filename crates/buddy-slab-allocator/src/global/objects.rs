@@ -188,7 +188,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ///
     /// # Safety
     /// - As for [`dealloc`](Self::dealloc), but for the layout.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn dealloc_unsized(&self, ptr: NonNull<u8>) {
         if let Some(own) = self.enter_fast_or_leave() {
             match self.free_listed(own.heap(), ptr, None) {

@@ -10,6 +10,8 @@
 //! | `claim` | a free by address becomes ownership, or a report |
 //! | `region` | sections come |
 //! | `removal` | sections go |
+//! | `purge` | free memory is given up to whoever backs it |
+//! | `freeze` | every lock at once |
 //! | `counters` | what can be read without a lock |
 //! | `checks` | the counting equations |
 //!
@@ -22,7 +24,9 @@ mod checks;
 mod claim;
 mod counters;
 mod free;
+mod freeze;
 mod page;
+mod purge;
 mod region;
 mod removal;
 mod request;
