@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 
 mod cross;
 mod gate;
+mod kernel;
 mod layers;
 mod runner;
 
@@ -45,6 +46,13 @@ enum Chore {
     },
     /// Run the tests of the library and the testkit as 32-bit x86 Linux programs
     Test32,
+    /// Build a demo kernel and boot it under QEMU
+    Kernel(kernel::KernelArguments),
+    /// Build and boot all demo kernels: every machine, every way to the heap, faults on purpose
+    Kernels {
+        /// Of these machines only
+        machines: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -55,6 +63,9 @@ fn main() -> ExitCode {
         Chore::Bare { targets } => {
             cross::bare(&mut runner::Runner::streaming(root), &cross::or_default(targets))
         }
+        Chore::Kernel(arguments) => kernel::run(root, &arguments),
+        Chore::Kernels { machines } => runner::Runner::logging(root)
+            .and_then(|mut runner| kernel::run_all(&mut runner, &machines)),
         Chore::Test32 => cross::test32(&mut runner::Runner::streaming(root)),
     };
     match outcome {

@@ -20,6 +20,13 @@ pub enum Extra {
     Count,
 }
 
+impl Extra {
+    /// Whether the run must fail.
+    pub fn is_fault(self) -> bool {
+        matches!(self, Self::DoubleFree | Self::PageAsObject | Self::Leak)
+    }
+}
+
 /// The options of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {

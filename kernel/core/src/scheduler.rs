@@ -87,10 +87,17 @@ pub(crate) fn preempt<A: Arch>(local: &'static CpuLocal) {
     }
 }
 
-/// Switches to the next ready thread, if there is one. Interrupts are masked.
+/// Switches to the next ready thread, if there is one; to the idle thread, if the running one has to
+/// go on elsewhere. Interrupts are masked.
 fn switch_to_next<A: Arch>(local: &'static CpuLocal) -> bool {
     let next = READY.with::<A, _>(|queue| queue.pop(local.index()));
-    let Some(next) = next else { return false };
+    let bound_to = A::thread().bound_to.load(Ordering::Relaxed);
+    let next = match next {
+        Some(next) => next,
+        None if bound_to == ANY_CPU || bound_to == local.index() => return false,
+        // SAFETY: each CPU has an idle thread, which lives as long as there are others.
+        None => unsafe { &*local.idle.load(Ordering::Relaxed) },
+    };
     switch::<A>(local, next);
     true
 }

@@ -8,7 +8,7 @@ use buddy_slab_allocator::AllocError;
 
 use crate::arch::Arch;
 use crate::pattern::{self, Pages, Random};
-use crate::{PAGE_SIZE, cpu, say, thread};
+use crate::{PAGE_SIZE, cpu, handlers, say, thread};
 
 /// Blocks that this phase holds, linked through their first words: there is no memory for a list.
 #[repr(C)]
@@ -26,6 +26,7 @@ static RECLAIMED: AtomicUsize = AtomicUsize::new(0);
 /// Fills the heap from all CPUs, twice, and demands that a large block is to be had afterwards.
 pub(super) fn run<A: Arch>() {
     let before = in_large_blocks::<A>();
+    handlers::set_work_per_tick(super::WORK_PER_TICK);
     for place in &CACHE {
         let Ok(pages) = Pages::alloc::<A>(4, 0) else { panic!("no pages for the cache") };
         place.store(ptr::with_exposed_provenance_mut(pages.addr), Ordering::Release);
@@ -74,12 +75,17 @@ pub(super) fn run<A: Arch>() {
         local.refused.store(0, Ordering::Relaxed);
     }
     let after = in_large_blocks::<A>();
+    handlers::set_work_per_tick(super::WORK_PER_TICK);
     say!(A, "to be had in blocks of 1 MiB: {before} MiB before, {after} MiB after");
     assert!(after * 10 >= before * 9, "the heap stays in pieces");
 }
 
-/// How many blocks of 1 MiB are to be had at the same time.
+/// How many blocks of 1 MiB are to be had at the same time, with nothing in the hands of handlers,
+/// whose few objects would keep many blocks from merging.
 fn in_large_blocks<A: Arch>() -> usize {
+    handlers::set_work_per_tick(0);
+    thread::on_each_cpu::<A>(&|_| {}); // a handler that had begun has ended
+    handlers::empty::<A>();
     const COUNT: usize = (1 << 20) / PAGE_SIZE;
     let mut list: *mut Held = ptr::null_mut();
     let mut blocks = 0;

@@ -25,7 +25,9 @@ const WORK_PER_TICK: usize = 4;
 pub fn run<A: Arch>(options: &Options, hot: HotRegion) {
     handlers::set_work_per_tick(WORK_PER_TICK);
     let percent = options.work_percent;
-    if options.extra == Extra::Handlers {
+    if options.extra.is_fault() {
+        // Nothing else: the fault's message is what is wanted.
+    } else if options.extra == Extra::Handlers {
         phase::<A>("timer interrupts that allocate, at high rate", || interrupts::run::<A>(percent));
     } else {
         phase::<A>("objects allocated on one CPU, freed on another", || objects::run::<A>(percent));
