@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail};
 use super::machine::Machine;
 use crate::runner;
 
+/// How much of a failed run's output is shown.
+const SHOWN_LINES: usize = 60;
 const SECTORS: u64 = 256;
 const SECTOR_BYTES: usize = 512;
 
@@ -44,6 +46,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The last lines that the kernel wrote.
+    pub fn end(&self) -> String {
+        last_lines(&self.output)
+    }
+
     /// The kernel's last word.
     pub fn verdict(&self) -> String {
         let mut lines = self.output.lines().skip_while(|line| !line.starts_with("FAIL"));
@@ -143,20 +150,24 @@ impl Boot<'_> {
         };
         let output = reader.join().unwrap_or_default();
         let Some(status) = status else {
-            let last: Vec<_> = output.lines().rev().take(5).collect();
-            let last: Vec<_> = last.into_iter().rev().collect();
             bail!(
                 "{} with {} CPU(s) did not end in {} s; the last it wrote:\n{}",
                 self.machine.package,
                 self.cpus,
                 self.timeout.as_secs(),
-                last.join("\n")
+                last_lines(&output)
             );
         };
         let passed = status.code() == Some(self.machine.success)
             && output.lines().any(|line| line.starts_with("PASS"));
         Ok(Outcome { passed, output })
     }
+}
+
+/// The end of a long text.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
 }
 
 /// Reads the serial line to its end.

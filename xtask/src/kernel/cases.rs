@@ -112,10 +112,10 @@ fn judge(boot: &Boot<'_>, root: &std::path::Path, end: &End) -> Result<String> {
     let outcome = boot.run(root)?;
     match end {
         Pass if outcome.passed => Ok(String::new()),
-        Pass => bail!("{}\n{}", outcome.output, outcome.verdict()),
-        Fail(_) if outcome.passed => bail!("{}\nit passed, and should not", outcome.output),
+        Pass => bail!("{}\n{}", outcome.end(), outcome.verdict()),
+        Fail(_) if outcome.passed => bail!("{}\nit passed, and should not", outcome.end()),
         Fail(words) if outcome.verdict().contains(words) => Ok(String::new()),
-        Fail(words) => bail!("{}\nit failed, but not with `{words}`", outcome.output),
+        Fail(words) => bail!("{}\nit failed, but not with `{words}`", outcome.end()),
     }
 }
 
