@@ -129,8 +129,11 @@ pub unsafe trait Arch: Sized + Send + Sync + 'static {
     ///
     /// # Safety
     /// - `stack_top` is the aligned end of a stack that nobody uses.
-    unsafe fn prepare_stack(stack_top: usize, entry: extern "C" fn(usize) -> !, argument: usize)
-    -> usize;
+    unsafe fn prepare_stack(
+        stack_top: usize,
+        entry: extern "C" fn(usize) -> !,
+        argument: usize,
+    ) -> usize;
 
     /// Saves the callee-saved registers on this stack and its pointer in `save`, then goes on at `to`.
     ///

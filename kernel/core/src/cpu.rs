@@ -86,7 +86,8 @@ impl Default for CpuLocal {
 /// The boot CPU's data: a `static`, since it is wanted before there is a heap.
 pub static BOOT_CPU: CpuLocal = CpuLocal::new();
 
-static CPUS: [AtomicPtr<CpuLocal>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
+static CPUS: [AtomicPtr<CpuLocal>; MAX_CPUS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
 static CPU_COUNT: AtomicUsize = AtomicUsize::new(1);
 
 /// How many CPUs take part.

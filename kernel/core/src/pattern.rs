@@ -50,13 +50,14 @@ fn seed(addr: usize, tag: u64) -> u64 {
 fn parts(len: usize) -> impl Iterator<Item = (usize, usize)> {
     const END: usize = 64;
     let whole = (len <= PAGE_SIZE).then_some((0, len));
-    let ends = (0..if len <= PAGE_SIZE { 0 } else { len }).step_by(PAGE_SIZE).flat_map(move |start| {
-        let page = (len - start).min(PAGE_SIZE);
-        if page < 2 * END {
-            return [(start, page), (start, 0)];
-        }
-        [(start, END), (start + page - END, END)]
-    });
+    let ends =
+        (0..if len <= PAGE_SIZE { 0 } else { len }).step_by(PAGE_SIZE).flat_map(move |start| {
+            let page = (len - start).min(PAGE_SIZE);
+            if page < 2 * END {
+                return [(start, page), (start, 0)];
+            }
+            [(start, END), (start + page - END, END)]
+        });
     whole.into_iter().chain(ends)
 }
 
@@ -70,7 +71,9 @@ pub unsafe fn fill(addr: usize, len: usize, tag: u64) {
         let base: *mut u8 = ptr::with_exposed_provenance_mut(addr + start);
         for i in 0..count / 8 {
             // SAFETY: inside the block (condition).
-            unsafe { base.add(i * 8).cast::<u64>().write_unaligned(seed.wrapping_add((start + i) as u64)) };
+            unsafe {
+                base.add(i * 8).cast::<u64>().write_unaligned(seed.wrapping_add((start + i) as u64))
+            };
         }
         for i in count / 8 * 8..count {
             // SAFETY: the same.
@@ -167,7 +170,10 @@ impl Pages {
     /// The heap's.
     pub fn alloc<A: Arch>(count: usize, align_bytes: usize) -> AllocResult<Self> {
         let addr = A::heap().alloc_pages(count, align_bytes)?;
-        assert!(addr % align_bytes.max(PAGE_SIZE) == 0, "{addr:#x} is not aligned to {align_bytes}");
+        assert!(
+            addr % align_bytes.max(PAGE_SIZE) == 0,
+            "{addr:#x} is not aligned to {align_bytes}"
+        );
         // SAFETY: just allocated.
         unsafe { fill(addr, count * PAGE_SIZE, count as u64) };
         Ok(Self { addr, count })

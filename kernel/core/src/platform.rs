@@ -12,7 +12,7 @@
 
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use buddy_slab_allocator::{Access, ContextSlot, GlobalAllocator, Platform, RawLock};
 
@@ -179,20 +179,54 @@ unsafe impl<A: Arch> RawLock for IrqLock<A> {
 }
 
 /// A spin lock that keeps its holder on the CPU, and masks nothing: handlers may interrupt it.
+///
+/// It knows its holder's CPU, as lockdep would, so that a handler that waits for the code which it
+/// interrupted ends the run instead of waiting.
 pub struct PlainLock<A> {
     held: AtomicBool,
+    /// The holder's CPU; the holder's.
+    owner: AtomicUsize,
+    /// Attempts to take the lock on its holder's own CPU, since it was taken.
+    futile: AtomicU32,
     arch: PhantomData<A>,
 }
 
-// SAFETY: as for `IrqLock`; a handler that interrupted the holder finds the lock held.
+/// A handler that knows what it interrupted tries once for each request.
+const FUTILE_ATTEMPTS: u32 = 1 << 14;
+
+impl<A: Arch> PlainLock<A> {
+    /// The lock is held on this CPU: whoever tries is a handler above the holder.
+    #[cold]
+    fn note_futile(&self) {
+        if self.futile.fetch_add(1, Ordering::Relaxed) == FUTILE_ATTEMPTS {
+            panic!(
+                "CPU {} waits for a lock that it holds itself: a handler interrupted the holder, the \
+                 lock masks no interrupts, and no context token told the allocator so",
+                A::cpu(),
+            );
+        }
+    }
+}
+
+// SAFETY: as for `IrqLock`; a handler that interrupted the holder finds the lock held. The panic ends
+// the run: it does not unwind.
 unsafe impl<A: Arch> RawLock for PlainLock<A> {
-    const NEW: Self = Self { held: AtomicBool::new(false), arch: PhantomData };
+    const NEW: Self = Self {
+        held: AtomicBool::new(false),
+        owner: AtomicUsize::new(usize::MAX),
+        futile: AtomicU32::new(0),
+        arch: PhantomData,
+    };
 
     #[inline]
     fn try_lock(&self) -> bool {
         A::thread().disable_preemption();
         if self.held.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            self.owner.store(A::cpu(), Ordering::Relaxed);
             return true;
+        }
+        if self.owner.load(Ordering::Relaxed) == A::cpu() && A::cpu() != usize::MAX {
+            self.note_futile();
         }
         A::thread().enable_preemption();
         false
@@ -201,7 +235,9 @@ unsafe impl<A: Arch> RawLock for PlainLock<A> {
     #[inline]
     fn lock(&self) {
         while !self.try_lock() {
-            while self.held.load(Ordering::Relaxed) {
+            while self.held.load(Ordering::Relaxed)
+                && self.owner.load(Ordering::Relaxed) != A::cpu()
+            {
                 A::relax();
             }
         }
@@ -209,6 +245,8 @@ unsafe impl<A: Arch> RawLock for PlainLock<A> {
 
     #[inline]
     unsafe fn unlock(&self) {
+        self.owner.store(usize::MAX, Ordering::Relaxed);
+        self.futile.store(0, Ordering::Relaxed);
         self.held.store(false, Ordering::Release);
         A::thread().enable_preemption();
     }

@@ -81,7 +81,9 @@ pub fn yield_now<A: Arch>() {
 /// unless it said that it stays.
 pub(crate) fn preempt<A: Arch>(local: &'static CpuLocal) {
     let thread = A::thread();
-    if thread.is_preemptible() && !thread.is_idle.load(Ordering::Relaxed) && switch_to_next::<A>(local)
+    if thread.is_preemptible()
+        && !thread.is_idle.load(Ordering::Relaxed)
+        && switch_to_next::<A>(local)
     {
         local.preemptions.fetch_add(1, Ordering::Relaxed);
     }

@@ -65,7 +65,9 @@ unsafe impl Arch for Machine {
     fn cpu() -> usize {
         let index;
         // SAFETY: `tp` points to this hart's `CpuLocal` from the first steps on.
-        unsafe { asm!("ld {}, 8(tp)", out(reg) index, options(nostack, readonly, preserves_flags)) };
+        unsafe {
+            asm!("ld {}, 8(tp)", out(reg) index, options(nostack, readonly, preserves_flags))
+        };
         index
     }
 
@@ -148,7 +150,8 @@ unsafe impl Arch for Machine {
         NEXT[0].store(stack_top, Ordering::Relaxed);
         NEXT[1].store(ptr::from_ref(local).expose_provenance(), Ordering::Release);
         let entry = other_entry as *const () as usize;
-        let result = sbi_rt::hart_start(tree::hart(index), entry, (&raw const NEXT).expose_provenance());
+        let result =
+            sbi_rt::hart_start(tree::hart(index), entry, (&raw const NEXT).expose_provenance());
         assert!(result.is_ok(), "hart {} does not start: {result:?}", tree::hart(index));
     }
 

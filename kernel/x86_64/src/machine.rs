@@ -54,7 +54,9 @@ unsafe impl Arch for Machine {
     fn cpu() -> usize {
         let index;
         // SAFETY: GS points to this CPU's `CpuLocal` from the first steps on.
-        unsafe { asm!("mov {}, gs:[8]", out(reg) index, options(nostack, readonly, preserves_flags)) };
+        unsafe {
+            asm!("mov {}, gs:[8]", out(reg) index, options(nostack, readonly, preserves_flags))
+        };
         index
     }
 

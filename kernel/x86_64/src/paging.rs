@@ -47,7 +47,9 @@ pub fn with_mapping(pages: &[usize], visit: &mut dyn FnMut(*mut u8)) -> usize {
     // SAFETY: memory is mapped where it is.
     let mut mapper = unsafe { OffsetPageTable::new(table, VirtAddr::new(0)) };
     let page_at = |i: usize| {
-        Page::<Size4KiB>::containing_address(VirtAddr::new(BASE + (i * kernel_core::PAGE_SIZE) as u64))
+        Page::<Size4KiB>::containing_address(VirtAddr::new(
+            BASE + (i * kernel_core::PAGE_SIZE) as u64,
+        ))
     };
     let rights = PageTableFlags::PRESENT | PageTableFlags::WRITABLE | PageTableFlags::NO_EXECUTE;
     for (i, addr) in pages.iter().enumerate() {

@@ -52,8 +52,7 @@ struct Gate {
 }
 
 impl Gate {
-    const NONE: Self =
-        Self { low: 0, selector: 0, stack: 0, kind: 0, middle: 0, high: 0, zero: 0 };
+    const NONE: Self = Self { low: 0, selector: 0, stack: 0, kind: 0, middle: 0, high: 0, zero: 0 };
 
     fn new(entry: usize, stack: u8) -> Self {
         Self {

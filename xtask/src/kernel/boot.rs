@@ -132,7 +132,9 @@ impl Boot<'_> {
                 self.machine.qemu,
                 self.machine.debian_package
             ),
-            Err(error) => return Err(error).with_context(|| format!("{} cannot start", self.machine.qemu)),
+            Err(error) => {
+                return Err(error).with_context(|| format!("{} cannot start", self.machine.qemu));
+            }
         };
         let serial = child.stdout.take().context("QEMU has no serial line")?;
         let is_shown = self.is_shown;

@@ -3,7 +3,7 @@
 //! In this order: the toolchain in use, if it has the target's `core` prebuilt; Debian's, which builds it
 //! from source; for x86_64, the toolchain in use with the host's own `core`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -57,15 +57,8 @@ pub fn build(runner: &mut Runner, plan: &Plan) -> Result<PathBuf> {
         Toolchain::Debian => "kernel-debian",
         Toolchain::Prebuilt | Toolchain::Host => "kernel",
     });
-    let kernels = runner.root().join("kernel");
-    command
-        .arg("--manifest-path")
-        .arg(kernels.join("Cargo.toml"))
-        .arg("--config")
-        .arg(kernels.join(".cargo/config.toml"))
-        .args(["--package", plan.machine.package, "--target", target])
-        .args(["--features", &plan.features])
-        .env("CARGO_TARGET_DIR", &directory);
+    name_package(&mut command, runner.root(), plan.machine, target);
+    command.args(["--features", &plan.features]).env("CARGO_TARGET_DIR", &directory);
     if toolchain == Toolchain::Debian {
         let variable = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
         command.env(variable, linker()?);
@@ -80,6 +73,31 @@ pub fn build(runner: &mut Runner, plan: &Plan) -> Result<PathBuf> {
     let name = format!("build {}{features}{}", plan.machine.name, plan.features);
     runner.step(&name, &mut command)?;
     Ok(directory.join(target).join(profile).join(plan.machine.package))
+}
+
+/// Says which kernel: they are a workspace of their own, whose configuration Cargo finds only from inside.
+fn name_package(command: &mut Command, root: &Path, machine: &Machine, target: &str) {
+    let kernels = root.join("kernel");
+    command
+        .arg("--manifest-path")
+        .arg(kernels.join("Cargo.toml"))
+        .arg("--config")
+        .arg(kernels.join(".cargo/config.toml"))
+        .args(["--package", machine.package, "--target", target]);
+}
+
+/// A run of clippy on a kernel, if the toolchain in use can compile for it.
+pub fn clippy(runner: &Runner, machine: &Machine) -> Option<Command> {
+    let targets = [machine.target, HOST];
+    let target = targets.into_iter().find(|target| {
+        cross::is_prebuilt(target) && (*target != HOST || machine.target.starts_with("x86_64"))
+    })?;
+    let mut command = runner::cargo(&["clippy", "--locked"]);
+    name_package(&mut command, runner.root(), machine, target);
+    command
+        .args(["--", "-D", "warnings"])
+        .env("CARGO_TARGET_DIR", crate::target_directory(runner.root()).join("kernel"));
+    Some(command)
 }
 
 /// What can build for `machine` here.

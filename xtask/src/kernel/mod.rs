@@ -90,6 +90,20 @@ pub fn run(root: &Path, arguments: &KernelArguments) -> Result<()> {
     Ok(())
 }
 
+/// Checks the kernels' code with clippy: x86_64 always, the others where their target is prebuilt.
+///
+/// # Errors
+///
+/// Clippy has something to say.
+pub fn lint(runner: &mut Runner) -> Result<()> {
+    for machine in machine::MACHINES {
+        if let Some(mut command) = build::clippy(runner, machine) {
+            runner.step(&format!("clippy {}", machine.name), &mut command)?;
+        }
+    }
+    Ok(())
+}
+
 /// Builds and boots all kernels of the gate, or those of `machines`.
 ///
 /// # Errors

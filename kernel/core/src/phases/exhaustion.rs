@@ -23,10 +23,9 @@ const HEADER: usize = size_of::<Held>();
 static CACHE: [AtomicPtr<u8>; 64] = [const { AtomicPtr::new(ptr::null_mut()) }; 64];
 static RECLAIMED: AtomicUsize = AtomicUsize::new(0);
 
-/// Fills the heap from all CPUs, twice, and demands that a large block is to be had afterwards.
+/// Fills the heap from all CPUs, twice, and demands that it comes back, in large blocks.
 pub(super) fn run<A: Arch>() {
-    let before = in_large_blocks::<A>();
-    handlers::set_work_per_tick(super::WORK_PER_TICK);
+    let (before, pieces_before) = at_rest::<A>();
     for place in &CACHE {
         let Ok(pages) = Pages::alloc::<A>(4, 0) else { panic!("no pages for the cache") };
         place.store(ptr::with_exposed_provenance_mut(pages.addr), Ordering::Release);
@@ -74,35 +73,28 @@ pub(super) fn run<A: Arch>() {
     for local in cpu::all() {
         local.refused.store(0, Ordering::Relaxed);
     }
-    let after = in_large_blocks::<A>();
-    handlers::set_work_per_tick(super::WORK_PER_TICK);
-    say!(A, "to be had in blocks of 1 MiB: {before} MiB before, {after} MiB after");
-    assert!(after * 10 >= before * 9, "the heap stays in pieces");
+    let (after, pieces) = at_rest::<A>();
+    say!(
+        A,
+        "free: {before} pages before, {pieces_before}/1000 of them in pieces below 1 MiB; {after} \
+         after, {pieces}/1000"
+    );
+    assert!(after * 100 >= before * 97, "pages did not come back");
+    assert!(pieces <= pieces_before + 100, "the heap stays in pieces");
 }
 
-/// How many blocks of 1 MiB are to be had at the same time, with nothing in the hands of handlers,
-/// whose few objects would keep many blocks from merging.
-fn in_large_blocks<A: Arch>() -> usize {
+/// Free pages, and the share of them (in 1/1000) in pieces below 1 MiB, with nothing in the hands of
+/// handlers, whose few objects would keep many blocks from merging.
+fn at_rest<A: Arch>() -> (usize, usize) {
     handlers::set_work_per_tick(0);
     thread::on_each_cpu::<A>(&|_| {}); // a handler that had begun has ended
     handlers::empty::<A>();
-    const COUNT: usize = (1 << 20) / PAGE_SIZE;
-    let mut list: *mut Held = ptr::null_mut();
-    let mut blocks = 0;
-    while let Ok(addr) = A::heap().alloc_pages(COUNT, 0) {
-        let block: *mut Held = ptr::with_exposed_provenance_mut(addr);
-        // SAFETY: just allocated.
-        unsafe { block.write(Held { next: list, size: 1 << 20 }) };
-        list = block;
-        blocks += 1;
-    }
-    // SAFETY: on the list are the blocks from above.
-    while let Some(block) = unsafe { list.as_ref() } {
-        let addr = list.addr();
-        list = block.next;
-        A::heap().dealloc_pages(addr, COUNT);
-    }
-    blocks
+    A::heap().shrink();
+    let snapshot = A::heap().snapshot();
+    let order = ((1 << 20) / PAGE_SIZE).trailing_zeros() as usize;
+    handlers::set_work_per_tick(super::WORK_PER_TICK);
+    let free = (snapshot.managed_bytes - snapshot.allocated_bytes) / PAGE_SIZE;
+    (free, snapshot.fragmentation_permille(order))
 }
 
 fn layout_of(size: usize) -> Option<Layout> {

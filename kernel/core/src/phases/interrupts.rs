@@ -54,8 +54,7 @@ pub(super) fn refusals<A: Arch>() {
         let refused = local.refused.load(Ordering::Relaxed);
         assert!(
             refused == 0,
-            "CPU {}: {refused} requests of handlers were refused with plenty of memory free: they \
-             interrupted the allocator, its lock masks no interrupts, and no context token said so",
+            "CPU {}: {refused} requests of handlers were refused with plenty of memory free",
             local.index(),
         );
     }

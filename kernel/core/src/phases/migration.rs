@@ -61,6 +61,10 @@ pub(super) fn run<A: Arch>(percent: usize) {
 
 fn check(key: u64, len: usize, text: &str) {
     let (letters, tail) = text.split_at(len);
-    let right = (0..len).zip(letters.bytes()).all(|(i, b)| b == b'a' + (key as usize + i) as u8 % 26);
-    assert!(right && tail.strip_prefix('-') == Some(&format!("{key}")), "a string is broken: {text}");
+    let right =
+        (0..len).zip(letters.bytes()).all(|(i, b)| b == b'a' + (key as usize + i) as u8 % 26);
+    assert!(
+        right && tail.strip_prefix('-') == Some(&format!("{key}")),
+        "a string is broken: {text}"
+    );
 }

@@ -28,11 +28,15 @@ pub fn run<A: Arch>(options: &Options, hot: HotRegion) {
     if options.extra.is_fault() {
         // Nothing else: the fault's message is what is wanted.
     } else if options.extra == Extra::Handlers {
-        phase::<A>("timer interrupts that allocate, at high rate", || interrupts::run::<A>(percent));
+        phase::<A>("timer interrupts that allocate, at high rate", || {
+            interrupts::run::<A>(percent)
+        });
     } else {
         phase::<A>("objects allocated on one CPU, freed on another", || objects::run::<A>(percent));
         phase::<A>("page storm", || page_storm::run::<A>(percent));
-        phase::<A>("timer interrupts that allocate, at high rate", || interrupts::run::<A>(percent));
+        phase::<A>("timer interrupts that allocate, at high rate", || {
+            interrupts::run::<A>(percent)
+        });
         phase::<A>("messages between CPUs as boxes", || messages::run::<A>(percent));
         phase::<A>("threads that migrate in the middle of work", || migration::run::<A>(percent));
         phase::<A>("exhaustion and recovery", || exhaustion::run::<A>());

@@ -39,14 +39,11 @@ pub(super) fn run<A: Arch>(percent: usize) {
         let got = A::heap().alloc_pages_bulk(&mut many).unwrap_or_else(|error| panic!("{error}"));
         assert!(got == many.len(), "{got} pages of {}", many.len());
         A::heap().dealloc_pages_bulk(&many);
-        let block = A::heap().alloc_block_of(7, &PageOptions::default()).unwrap_or_else(|error| panic!("{error}"));
+        let block = A::heap()
+            .alloc_block_of(7, &PageOptions::default())
+            .unwrap_or_else(|error| panic!("{error}"));
         assert!(block.page_count() == 7, "a block of {} pages", block.page_count());
         drop(block);
     });
-    say!(
-        A,
-        "{} blocks, {} pages",
-        blocks.load(Ordering::Relaxed),
-        pages.load(Ordering::Relaxed)
-    );
+    say!(A, "{} blocks, {} pages", blocks.load(Ordering::Relaxed), pages.load(Ordering::Relaxed));
 }

@@ -46,7 +46,9 @@ pub(super) fn run<A: Arch>(percent: usize) {
             let used = A::with_mapping(&addrs, &mut |base| {
                 for i in 0..PAGES * PAGE_SIZE / 8 {
                     // SAFETY: the mapping is as long, and the pages are this thread's.
-                    unsafe { base.cast::<u64>().add(i).write_volatile(tag.wrapping_mul(i as u64 + 1)) };
+                    unsafe {
+                        base.cast::<u64>().add(i).write_volatile(tag.wrapping_mul(i as u64 + 1))
+                    };
                 }
             });
             // SAFETY: from the `mask` above.
@@ -67,6 +69,10 @@ pub(super) fn run<A: Arch>(percent: usize) {
             pages.into_iter().flatten().for_each(Pages::free::<A>);
         }
     });
-    say!(A, "{} pages of tables, written through {rounds} times a CPU", tables.load(Ordering::Relaxed));
+    say!(
+        A,
+        "{} pages of tables, written through {rounds} times a CPU",
+        tables.load(Ordering::Relaxed)
+    );
     assert!(tables.load(Ordering::Relaxed) != 0, "no tables were made");
 }
