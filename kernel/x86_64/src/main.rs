@@ -76,9 +76,16 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     kernel_core::on_panic::<Machine>(info)
 }
 
-/// What the host's precompiled `core` names in its unwind tables; panics abort here.
+/// What the host's precompiled `core` and `alloc` name in case they unwind; panics end the run here.
 #[cfg(target_os = "linux")]
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() -> ! {
+    <Machine as kernel_core::Arch>::exit(false)
+}
+
+/// As above.
+#[cfg(target_os = "linux")]
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_Resume() -> ! {
     <Machine as kernel_core::Arch>::exit(false)
 }

@@ -74,3 +74,17 @@ unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
     // SAFETY: the same conditions.
     unsafe { memcmp(a, b, len) }
 }
+
+/// Bytes before the first zero.
+///
+/// # Safety
+/// - As C's `strlen`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn strlen(text: *const u8) -> usize {
+    let mut len = 0;
+    // SAFETY: the caller's condition. Volatile, lest the loop become a call of this function.
+    while unsafe { text.add(len).read_volatile() } != 0 {
+        len += 1;
+    }
+    len
+}

@@ -8,7 +8,7 @@ use buddy_slab_allocator::AllocError;
 
 use crate::arch::Arch;
 use crate::pattern::{self, Pages, Random};
-use crate::{PAGE_SIZE, cpu, handlers, say, thread};
+use crate::{PAGE_SIZE, cpu, handlers, say, scheduler, thread};
 
 /// Blocks that this phase holds, linked through their first words: there is no memory for a list.
 #[repr(C)]
@@ -33,6 +33,7 @@ pub(super) fn run<A: Arch>() {
     A::heap().set_reclaim(Some(reclaim::<A>));
     for round in 0..2 {
         let (objects, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (full, half) = (AtomicUsize::new(0), AtomicUsize::new(0));
         thread::on_each_cpu::<A>(&|index| {
             let mut random = Random::new((index + round * 100) as u64 + 500);
             let mut held = ptr::null_mut();
@@ -48,7 +49,9 @@ pub(super) fn run<A: Arch>() {
                     bytes.fetch_add(unsafe { (*block).size }, Ordering::Relaxed);
                 }
             }
+            meet::<A>(&full);
             held = give::<A>(held, |i| i % 2 == 0);
+            meet::<A>(&half);
             // There is room again.
             match take::<A>(1000, held) {
                 Some(block) => held = block,
@@ -95,6 +98,14 @@ fn at_rest<A: Arch>() -> (usize, usize) {
     handlers::set_work_per_tick(super::WORK_PER_TICK);
     let free = (snapshot.managed_bytes - snapshot.allocated_bytes) / PAGE_SIZE;
     (free, snapshot.fragmentation_permille(order))
+}
+
+/// Waits until all CPUs have come here.
+fn meet<A: Arch>(here: &AtomicUsize) {
+    here.fetch_add(1, Ordering::AcqRel);
+    while here.load(Ordering::Acquire) < cpu::count() {
+        scheduler::yield_now::<A>();
+    }
 }
 
 fn layout_of(size: usize) -> Option<Layout> {
