@@ -11,7 +11,7 @@ use crate::arch::{Arch, BootInfo};
 use crate::cpu::{self, BOOT_CPU, CpuLocal};
 use crate::options::{Extra, Options};
 use crate::thread::{self, BOOT_THREAD, Thread};
-use crate::{MAX_CPUS, handlers, pattern, phases, platform, report, say, scheduler};
+use crate::{MAX_CPUS, PAGE_SIZE, handlers, pattern, phases, platform, report, say, scheduler};
 
 /// Timer interrupts a second, on each CPU, in ordinary phases.
 pub const TICK_HZ: u32 = 250;
@@ -61,36 +61,65 @@ pub fn kernel_main<A: Arch>(boot: &BootInfo) -> ! {
 
 /// Gives the memory map to the heap, but for a piece that is kept for later.
 fn start_heap<A: Arch>(boot: &BootInfo) -> HotRegion {
-    let largest = boot.ranges().iter().max_by_key(|range| range.len_bytes);
-    let Some(largest) = largest else { panic!("no usable memory") };
-    // A sixteenth, from the end, which no reservation may touch.
-    let len_bytes = largest.len_bytes / 16;
-    let hot = HotRegion { base: largest.base.addr() + largest.len_bytes - len_bytes, len_bytes };
-    for &(base, len) in boot.reserved() {
-        assert!(base + len <= hot.base || base >= hot.base + len_bytes, "no piece to keep back");
-    }
-    let held_back = MemoryRange {
-        base: ptr::with_exposed_provenance_mut(hot.base),
-        len_bytes,
-        kind: MemoryKind::Reserved,
-        node: 0,
-    };
-    let map = boot.ranges().iter().copied().chain([held_back]);
     for range in boot.ranges() {
         say!(A, "memory   {:#012x} + {:>8} KiB", range.base.addr(), range.len_bytes / 1024);
     }
     for (base, len) in boot.reserved() {
         say!(A, "reserved {base:#012x} + {:>8} KiB", len / 1024);
     }
+    // The largest piece first: it becomes the first section, in which addresses are found by one
+    // compare. A sixteenth of it, from the end, is kept back.
+    let (base, end) = largest_piece(boot);
+    let hot_len = (end - base) / 16 / PAGE_SIZE * PAGE_SIZE;
+    let hot = HotRegion { base: end - hot_len, len_bytes: hot_len };
     say!(A, "for later {:#011x} + {:>8} KiB", hot.base, hot.len_bytes / 1024);
-    // SAFETY: firmware says that this memory is free; the image and what firmware keeps is reserved.
-    let sections = unsafe { A::heap().add_memory_map(map, boot.reserved().iter().copied(), 0) };
+    let first = MemoryRange {
+        base: ptr::with_exposed_provenance_mut(base),
+        len_bytes: hot.base - base,
+        kind: MemoryKind::Usable,
+        node: 0,
+    };
+    let reserved = boot.reserved().iter().copied();
+    let taken = reserved.clone().chain([(base, end - base)]);
+    // SAFETY: firmware says that this memory is free; the image and what firmware keeps is reserved,
+    // and in the second call what the first gave.
+    let sections = unsafe {
+        A::heap()
+            .add_memory_map([first].into_iter(), reserved, 0)
+            .and_then(|_| A::heap().add_memory_map(boot.ranges().iter().copied(), taken, 0))
+    };
     match sections {
-        Ok(count) => say!(A, "{count} section(s), {} KiB", A::heap().managed_bytes() / 1024),
+        Ok(_) => say!(
+            A,
+            "{} section(s), {} KiB",
+            A::heap().managed_section_count(),
+            A::heap().managed_bytes() / 1024
+        ),
         Err(error) => panic!("the heap cannot start: {error}"),
     }
     A::heap().set_misuse_handler(Some(report::on_misuse));
     hot
+}
+
+/// Start and end of the largest piece of memory that nobody has reserved.
+fn largest_piece(boot: &BootInfo) -> (usize, usize) {
+    let reserved_end = |&(base, len): &(usize, usize)| base + len;
+    let mut largest = (0, 0);
+    for range in boot.ranges() {
+        let (start, end) = (range.base.addr(), range.base.addr() + range.len_bytes);
+        let starts =
+            boot.reserved().iter().map(reserved_end).filter(|at| (start..end).contains(at));
+        for from in [start].into_iter().chain(starts) {
+            let inside = |reserved: &&(usize, usize)| reserved_end(reserved) > from;
+            let next = boot.reserved().iter().filter(inside).map(|(base, _)| *base).min();
+            let to = next.unwrap_or(end).clamp(from, end);
+            if to - from > largest.1 - largest.0 {
+                largest = (from, to);
+            }
+        }
+    }
+    assert!(largest.0 < largest.1, "no usable memory");
+    largest
 }
 
 /// The heap before there is any CPU index.

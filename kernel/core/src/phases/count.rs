@@ -14,6 +14,8 @@ pub fn run<A: Arch>() {
     for size in [16usize, 64, 256, 1024, 4096] {
         let Ok(layout) = Layout::from_size_align(size, 8) else { continue };
         let (mut least_alloc, mut least_free) = (u64::MAX, u64::MAX);
+        // One more lives, so that the slab does not become empty each time.
+        let Ok(other) = A::heap().alloc(layout) else { panic!("{size} bytes: refused") };
         for _ in 0..PAIRS {
             let start = A::instructions();
             let object = A::heap().alloc(black_box(layout));
@@ -26,6 +28,8 @@ pub fn run<A: Arch>() {
             least_alloc = least_alloc.min(middle - start);
             least_free = least_free.min(end - between);
         }
+        // SAFETY: allocated above with this layout.
+        unsafe { A::heap().dealloc(other, layout) };
         say!(A, "count object {size:>5} bytes: alloc {least_alloc}, free {least_free}");
     }
     let (mut least_alloc, mut least_free) = (u64::MAX, u64::MAX);
