@@ -42,14 +42,14 @@ pub(super) fn run<A: Arch>(percent: usize) {
     handlers::set_work_per_tick(super::WORK_PER_TICK);
     let nested = A::heap().reentry_count() - nested_before;
     say!(A, "{nested} handlers interrupted the allocator");
-    refusals::<A>();
+    refusals();
 }
 
 /// Handlers get what they ask for while there is plenty.
 ///
 /// # Panics
 /// If one was refused.
-pub(super) fn refusals<A: Arch>() {
+pub(super) fn refusals() {
     for local in cpu::all() {
         let refused = local.refused.load(Ordering::Relaxed);
         assert!(
