@@ -39,7 +39,7 @@ const STANDARD: &str = "std,test,panic_unwind";
 
 /// How a target's standard library comes about.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     /// The toolchain in use has it.
     Prebuilt,
     /// Debian's compiler builds it from source.
@@ -130,11 +130,8 @@ fn by_way(targets: &[String]) -> Result<Vec<(Way, Vec<String>)>> {
         targets.iter().cloned().partition(|target| is_prebuilt(target));
     if !rest.is_empty() && !debian_is_here() {
         bail!(
-            "no standard library for {targets}; either of these brings it:\n  \
-             rustup target add {targets}\n  \
-             apt-get install {DEBIAN_PACKAGES}   (Debian; builds it from source)\n\
-             Tests on 32 bits also want a 32-bit C library: apt-get install gcc-multilib",
-            targets = rest.join(" "),
+            "{}\nTests on 32 bits also want a 32-bit C library: apt-get install gcc-multilib",
+            how_to_get(&rest.join(" ")),
         );
     }
     Ok([(Way::Prebuilt, prebuilt), (Way::FromSource, rest)]
@@ -143,8 +140,17 @@ fn by_way(targets: &[String]) -> Result<Vec<(Way, Vec<String>)>> {
         .collect())
 }
 
+/// What to install for the standard library of `targets`.
+pub fn how_to_get(targets: &str) -> String {
+    format!(
+        "no standard library for {targets}; either of these brings it:\n  \
+         rustup target add {targets}\n  \
+         apt-get install {DEBIAN_PACKAGES}   (Debian; builds it from source)"
+    )
+}
+
 /// Whether the toolchain in use has `target`'s standard library.
-fn is_prebuilt(target: &str) -> bool {
+pub fn is_prebuilt(target: &str) -> bool {
     library_directory(Some(target)).is_some_and(|directory| directory.is_dir())
 }
 
@@ -160,12 +166,12 @@ fn library_directory(target: Option<&str>) -> Option<PathBuf> {
 }
 
 /// Whether Debian's compiler, its Cargo and the standard library's sources are installed.
-fn debian_is_here() -> bool {
+pub fn debian_is_here() -> bool {
     [DEBIAN_CARGO, DEBIAN_RUSTC, DEBIAN_SOURCES].iter().all(|path| Path::new(path).exists())
 }
 
 /// A Cargo `subcommand` for `way`; `standard` names the crates that are built from source where that is the way.
-fn cargo(root: &Path, way: Way, subcommand: &str, standard: &str) -> Command {
+pub fn cargo(root: &Path, way: Way, subcommand: &str, standard: &str) -> Command {
     if way == Way::Prebuilt {
         return runner::cargo(&[subcommand, "--locked"]);
     }

@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 
 use crate::runner::{Runner, cargo};
-use crate::{LIBRARY, STABLE_FEATURES, cross, instructions, layers, programs, target_directory};
+use crate::{
+    LIBRARY, STABLE_FEATURES, cross, instructions, kernel, layers, programs, target_directory,
+};
 
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
@@ -34,6 +36,7 @@ pub fn run(root: &Path, full: bool) -> Result<()> {
     println!("programs on the heap");
     programs::run(root, &[], full)?;
     instructions::step(&mut runner)?;
+    kernel::run_all(&mut runner, &[])?;
     if full {
         long(&mut runner)?;
     }
@@ -47,6 +50,8 @@ pub fn run(root: &Path, full: bool) -> Result<()> {
 /// What reads the sources only: format, layers, clippy, docs.
 fn lint(runner: &mut Runner) -> Result<()> {
     runner.step("format", &mut cargo(&["fmt", "--all", "--check"]))?;
+    let manifest = ["--manifest-path", "kernel/Cargo.toml"];
+    runner.step("format of kernels", cargo(&["fmt", "--all", "--check"]).args(manifest))?;
     let root = runner.root().to_path_buf();
     runner.check("layers", || layers::check(&root))?;
 
@@ -59,7 +64,7 @@ fn lint(runner: &mut Runner) -> Result<()> {
         docs.env("RUSTDOCFLAGS", "-D warnings");
         runner.step(&format!("docs{name}"), &mut docs)?;
     }
-    Ok(())
+    kernel::lint(runner)
 }
 
 /// The loom models: every interleaving of the concurrent parts, within loom's bounds.

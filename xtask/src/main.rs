@@ -19,6 +19,7 @@ mod bench;
 mod cross;
 mod gate;
 mod instructions;
+mod kernel;
 mod layers;
 mod programs;
 mod runner;
@@ -61,6 +62,13 @@ enum Chore {
     },
     /// Run the tests of the library and the testkit as 32-bit x86 Linux programs
     Test32,
+    /// Build a demo kernel and boot it under QEMU
+    Kernel(kernel::KernelArguments),
+    /// Build and boot all demo kernels: every machine, every way to the heap, faults on purpose
+    Kernels {
+        /// Of these machines only
+        machines: Vec<String>,
+    },
     /// Count the instructions of hot paths, and compare them with what is recorded (wants valgrind)
     Instructions {
         /// Record the counts
@@ -87,6 +95,9 @@ fn main() -> ExitCode {
             cross::bare(&mut runner::Runner::streaming(root), &cross::or_default(targets))
         }
         Chore::Programs { names, long } => programs::run(root, &names, long).map(|_| ()),
+        Chore::Kernel(arguments) => kernel::run(root, &arguments),
+        Chore::Kernels { machines } => runner::Runner::logging(root)
+            .and_then(|mut runner| kernel::run_all(&mut runner, &machines)),
         Chore::Test32 => cross::test32(&mut runner::Runner::streaming(root)),
         Chore::Instructions { bless } => instructions::run(root, bless),
         Chore::Atomics => atomics::run(root),

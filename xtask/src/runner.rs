@@ -138,7 +138,7 @@ impl Runner {
 }
 
 /// A command line as a person would type it, with the variables that it sets.
-fn shown(command: &Command) -> String {
+pub fn shown(command: &Command) -> String {
     let variables = command.get_envs().filter_map(|(name, value)| {
         let value = value?.to_string_lossy();
         Some(format!("{}={}", name.to_string_lossy(), quoted(&value)))
@@ -161,6 +161,13 @@ fn shown(command: &Command) -> String {
 /// `word`, in quotes if it is empty or holds a space.
 fn quoted(word: &str) -> String {
     if word.is_empty() || word.contains(' ') { format!("'{word}'") } else { word.to_owned() }
+}
+
+/// The compiler of the toolchain in use.
+pub fn rustc(arguments: &[&str]) -> Command {
+    let mut command = Command::new("rustc");
+    command.args(arguments);
+    command
 }
 
 /// The Cargo that runs this program, or the one on the path.

@@ -173,8 +173,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             };
             match freed {
                 GroupFree::Done => return,
-                // SAFETY: just said so; still in that heap.
                 GroupFree::Emptied => {
+                    // SAFETY: just said so; still in that heap.
                     return unsafe { self.finish_emptied(own.into_session(), ptr) };
                 }
                 GroupFree::Refused => {}
@@ -193,8 +193,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         if let Some(own) = self.enter_fast_or_leave() {
             match self.free_listed(own.heap(), ptr, None) {
                 GroupFree::Done => return,
-                // SAFETY: just said so; still in that heap.
                 GroupFree::Emptied => {
+                    // SAFETY: just said so; still in that heap.
                     return unsafe { self.finish_emptied(own.into_session(), ptr) };
                 }
                 GroupFree::Refused => {}
@@ -226,8 +226,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             return Err(NotFound::Misuse(Misuse::Interior));
         };
         let groups = mark.descriptor.cast::<Group>();
-        // SAFETY: the slab is alive: an object of it is being freed.
         if ClassTable::<PAGE_SIZE>::IS_CAPPED
+            // SAFETY: the slab is alive: an object of it is being freed.
             && index.get() >= unsafe { Slab::object_count(Slab::of_group(groups)) }
         {
             return Err(NotFound::Misuse(Misuse::Interior));
