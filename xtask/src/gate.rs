@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 
 use crate::runner::{Runner, cargo};
-use crate::{LIBRARY, STABLE_FEATURES, cross, kernel, layers, target_directory};
+use crate::{LIBRARY, STABLE_FEATURES, cross, instructions, kernel, layers, target_directory};
 
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
@@ -31,6 +31,7 @@ pub fn run(root: &Path, full: bool) -> Result<()> {
     models(&mut runner)?;
     runner.step("demo", &mut cargo(&["run", "--release", "--", "crates"]))?;
     features(&mut runner)?;
+    instructions::step(&mut runner)?;
     kernel::run_all(&mut runner, &[])?;
     if full {
         long(&mut runner)?;
