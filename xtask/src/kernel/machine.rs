@@ -60,6 +60,26 @@ pub static MACHINES: &[Machine] = &[
         disk: Some("virtio-blk-device,drive=disk"),
         success: 0,
     },
+    Machine {
+        name: "aarch64",
+        package: "kernel-aarch64",
+        target: "aarch64-unknown-none",
+        qemu: "qemu-system-aarch64",
+        debian_package: "qemu-system-arm",
+        arguments: &[
+            "-machine",
+            "virt,gic-version=3",
+            "-cpu",
+            "cortex-a72",
+            "-semihosting",
+            "-global",
+            "virtio-mmio.force-legacy=false",
+        ],
+        memory: Some("128M"),
+        max_cpus: 64,
+        disk: Some("virtio-blk-device,drive=disk"),
+        success: 0,
+    },
 ];
 
 impl Machine {
