@@ -1,56 +1,157 @@
-//! Measures the allocator beside its predecessor (0.3.0) and its peers, and prints the figures.
-//!
-//! | command | what it measures | module |
-//! | --- | --- | --- |
-//! | `init` | what initialising a huge region touches, and how long it takes | [`init`] |
-//! | `sections` | what a page costs among 1 to 4,096 sections | [`sections`] |
-//! | `utilisation` | how much of a region is handed out before the first failure | [`utilisation`] |
-//! | `pair` | one allocation and its free: objects, pages, across threads | [`pair`], [`handover`] |
-//!
-//! Every figure comes from the run that prints it. Times are medians over rounds in which all
-//! contenders take turns, so that what disturbs the machine disturbs all of them; read the ratios.
+//! `cargo xtask bench`: see the package's `README.md`.
 
-mod account;
-mod engines;
-mod handover;
-mod init;
-mod pair;
-mod platforms;
-mod rounds;
-mod sections;
-mod utilisation;
+use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use anyhow::{Result, bail};
+use clap::Parser;
+use figures::engines::EngineId;
+use figures::engines::pages::PageEngineId;
+use figures::machine::Circumstances;
+use figures::record::Record;
+use figures::reports::{self, Report};
+use figures::workloads::{self, Scale, Workload};
+use figures::{engines, histogram, plot, run, table, team};
 
 /// Measures the allocator beside its predecessor and its peers.
 #[derive(Parser)]
+#[command(name = "cargo xtask bench")]
 struct Arguments {
-    /// What to measure.
-    #[arg(value_enum, default_value = "all")]
-    figure: Figure,
+    /// Workloads, groups of them (`pair`, `pages`) or reports (`init`, `sections`, `account`); every workload if none
+    /// is named
+    #[arg(value_name = "WORKLOAD")]
+    named: Vec<String>,
+
+    /// The same
+    #[arg(long, short, value_delimiter = ',')]
+    workload: Vec<String>,
+
+    /// Engines; all of them if none is named
+    #[arg(long, short, value_delimiter = ',')]
+    engine: Vec<String>,
+
+    /// How many rounds each engine gets
+    #[arg(long, default_value_t = 51)]
+    rounds: usize,
+
+    /// Few and short rounds, for a look; recorded nowhere
+    #[arg(long)]
+    quick: bool,
+
+    /// Time every call of ours on its own instead, and print quantiles
+    #[arg(long)]
+    histogram: bool,
+
+    /// Name workloads, reports and engines, and do nothing
+    #[arg(long)]
+    list: bool,
+
+    /// Record nothing
+    #[arg(long)]
+    no_record: bool,
+
+    /// Draw the plot from what is recorded, and measure nothing
+    #[arg(long)]
+    plot: bool,
 }
 
-/// The figures.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Figure {
-    Init,
-    Sections,
-    Utilisation,
-    Pair,
-    All,
-}
-
-fn main() {
-    let wanted = Arguments::parse().figure;
-    let figures: [(Figure, fn()); 4] = [
-        (Figure::Init, init::print),
-        (Figure::Sections, sections::print),
-        (Figure::Utilisation, utilisation::print),
-        (Figure::Pair, pair::print),
-    ];
-    for (figure, print) in figures {
-        if wanted == Figure::All || wanted == figure {
-            print();
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    if arguments.list {
+        list();
+        return Ok(());
+    }
+    let directory: PathBuf = [env!("CARGO_MANIFEST_DIR"), "record"].iter().collect();
+    if arguments.plot {
+        return plot::draw(&Record::load(&directory)?, &directory.join("plot.svg"));
+    }
+    for engine in &arguments.engine {
+        if !engine_names().any(|name| name == engine) {
+            bail!("no engine `{engine}` here: {}", engine_names().collect::<Vec<_>>().join(", "));
         }
+    }
+    let (workloads, reports) = chosen(&arguments)?;
+    for report in reports {
+        (report.print)();
+    }
+    if workloads.is_empty() {
+        return Ok(());
+    }
+    let scale = if arguments.quick { Scale::Quick } else { Scale::Full };
+    let rounds = if arguments.quick { arguments.rounds.min(7) } else { arguments.rounds };
+    let wanted = |engine: &str| {
+        arguments.engine.is_empty() || arguments.engine.iter().any(|name| name == engine)
+    };
+    team::bind(0);
+    if arguments.histogram {
+        histogram::print(&workloads, wanted, rounds, scale);
+        return Ok(());
+    }
+
+    // A comparison with some of the engines left out would pass for one with all of them.
+    let record = !(arguments.quick || arguments.no_record || !arguments.engine.is_empty());
+    let circumstances = Circumstances::now();
+    println!(
+        "{} · {} cores · {} · {} · {}",
+        circumstances.cpu,
+        circumstances.cores,
+        circumstances.system,
+        circumstances.rustc,
+        circumstances.commit
+    );
+    for workload in workloads {
+        let outcomes = run::interleave(workload, workload.contenders(wanted, scale), rounds);
+        if outcomes.is_empty() {
+            println!("\n{}: none of these engines can run it", workload.name);
+            continue;
+        }
+        table::print_outcomes(workload, &outcomes);
+        if record {
+            // Read and written each time, so that nothing is lost when a later workload fails.
+            let mut record = Record::load(&directory)?;
+            record.insert(workload, &circumstances, outcomes);
+            record.save(&directory)?;
+        }
+    }
+    if record && engines::HAS_NATIVE_PEERS {
+        plot::draw(&Record::load(&directory)?, &directory.join("plot.svg"))?;
+    }
+    Ok(())
+}
+
+fn engine_names() -> impl Iterator<Item = &'static str> {
+    let pages = PageEngineId::ALL.iter().map(|id| id.name());
+    let only_pages = pages.filter(|name| EngineId::ALL.iter().all(|id| id.name() != *name));
+    EngineId::ALL.iter().map(|id| id.name()).chain(only_pages)
+}
+
+/// What the words on the command line mean.
+fn chosen(arguments: &Arguments) -> Result<(Vec<&'static Workload>, Vec<&'static Report>)> {
+    let mut words: Vec<&str> = Vec::new();
+    words.extend(arguments.named.iter().chain(&arguments.workload).map(String::as_str));
+    let known = |word: &str| {
+        workloads::ALL.iter().any(|workload| workload.is_meant_by(word))
+            || reports::ALL.iter().any(|report| report.name == word)
+    };
+    if let Some(word) = words.iter().find(|word| !known(word)) {
+        bail!("no workload, group or report `{word}`: --list names them");
+    }
+    let workloads = workloads::ALL
+        .iter()
+        .filter(|workload| words.is_empty() || words.iter().any(|word| workload.is_meant_by(word)));
+    let reports = reports::ALL.iter().filter(|report| words.contains(&report.name));
+    Ok((workloads.collect(), reports.collect()))
+}
+
+fn list() {
+    let rows: Vec<Vec<String>> = workloads::ALL
+        .iter()
+        .map(|workload| (workload.name, workload.about))
+        .chain(reports::ALL.iter().map(|report| (report.name, report.about)))
+        .map(|(name, about)| vec![name.to_owned(), about.to_owned()])
+        .collect();
+    table::print("workloads, and reports (the last ones)", &["name", "what"], &rows);
+    println!("\nengines: {}", engine_names().collect::<Vec<_>>().join(", "));
+    if !engines::HAS_NATIVE_PEERS {
+        println!("(those written in C and C++ come with `--features peers`)");
     }
 }

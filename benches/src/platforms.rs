@@ -4,24 +4,44 @@ use std::cell::Cell;
 
 use buddy_slab_allocator::{Access, OsImpl, Platform, SpinLock};
 
+/// How many CPUs every heap is told of: one more than any workload has threads at a time.
+pub const CPU_COUNT: usize = 8;
+
 thread_local! {
     static CPU: Cell<usize> = const { Cell::new(0) };
     /// What a kernel would keep in a per-CPU variable: how often preemption was forbidden.
-    static PREEMPT_COUNT: Cell<usize> = const { Cell::new(0) };
+    static PREEMPT_COUNT: Cell<isize> = const { Cell::new(0) };
 }
 
-/// Runs `work` as CPU 1, on a thread that starts for it; the main thread is CPU 0.
-pub fn as_second_cpu<R>(work: impl FnOnce() -> R) -> R {
-    CPU.set(1);
-    work()
+/// Makes the calling thread CPU number `cpu`. The main thread is CPU 0.
+///
+/// # Safety
+/// - No other thread that is still to call an allocator has that number.
+pub unsafe fn become_cpu(cpu: usize) {
+    CPU.set(cpu);
+}
+
+/// The number of the calling thread.
+pub fn current_cpu() -> usize {
+    CPU.get()
+}
+
+/// Changes the count in memory. Volatile, so that neither change is dropped: in a kernel, an
+/// interrupt looks at it.
+#[inline(always)]
+fn add_to_preempt_count(change: isize) {
+    PREEMPT_COUNT.with(|count| {
+        let count = count.as_ptr();
+        // SAFETY: the thread's own cell, borrowed by nobody.
+        unsafe { count.write_volatile(count.read_volatile() + change) }
+    });
 }
 
 /// *Pinned*: counts in and out of sections without preemption, as a kernel does.
 pub struct Pinned;
 
 // SAFETY:
-// - an index is used by one thread at a time: the main thread has 0, and of the threads that
-//   `as_second_cpu` puts on 1, one ends before the next begins (`handover`); no handler runs;
+// - an index is used by one thread at a time (condition of `become_cpu`); no handler runs;
 // - nothing here unwinds or allocates: both thread-locals are constant and need no destructor.
 unsafe impl Platform for Pinned {
     type Lock = SpinLock;
@@ -30,13 +50,13 @@ unsafe impl Platform for Pinned {
 
     #[inline(always)]
     fn pin(&self) -> ((), Option<usize>) {
-        PREEMPT_COUNT.set(PREEMPT_COUNT.get() + 1);
+        add_to_preempt_count(1);
         ((), Some(CPU.get()))
     }
 
     #[inline(always)]
     fn unpin(&self, (): ()) {
-        PREEMPT_COUNT.set(PREEMPT_COUNT.get() - 1);
+        add_to_preempt_count(-1);
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 
 use crate::runner::{Runner, cargo};
-use crate::{LIBRARY, STABLE_FEATURES, cross, kernel, layers, target_directory};
+use crate::{LIBRARY, STABLE_FEATURES, cross, instructions, kernel, layers, target_directory};
 
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
@@ -32,6 +32,7 @@ pub fn run(root: &Path, full: bool) -> Result<()> {
     runner.step("demo", &mut cargo(&["run", "--release", "--", "crates"]))?;
     features(&mut runner)?;
     kernel::run_all(&mut runner, &[])?;
+    instructions::step(&mut runner)?;
     if full {
         long(&mut runner)?;
     }

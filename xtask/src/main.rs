@@ -3,6 +3,9 @@
 //! - [`gate`]: what has to pass before a commit, as named and timed steps;
 //! - [`layers`]: holds the library's import ladder;
 //! - [`cross`]: builds and tests for targets that the host is not;
+//! - [`atomics`]: counts atomic read-modify-writes;
+//! - [`bench`]: measures the library beside its peers;
+//! - [`instructions`]: counts instructions, and holds the counts to budgets;
 //! - [`runner`]: runs a child process as a step.
 
 use std::path::{Path, PathBuf};
@@ -10,8 +13,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod atomics;
+mod bench;
 mod cross;
 mod gate;
+mod instructions;
 mod kernel;
 mod layers;
 mod runner;
@@ -53,6 +59,21 @@ enum Chore {
         /// Of these machines only
         machines: Vec<String>,
     },
+    /// Count the instructions of hot paths, and compare them with what is recorded (wants valgrind)
+    Instructions {
+        /// Record the counts
+        #[arg(long)]
+        bless: bool,
+    },
+    /// Count the atomic read-modify-writes of hot paths (wants valgrind)
+    Atomics,
+    /// Measure the library beside its peers (wants a C++ compiler); `bench --help` says what can be asked
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Passed on to the program of the package `figures`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -67,6 +88,9 @@ fn main() -> ExitCode {
         Chore::Kernels { machines } => runner::Runner::logging(root)
             .and_then(|mut runner| kernel::run_all(&mut runner, &machines)),
         Chore::Test32 => cross::test32(&mut runner::Runner::streaming(root)),
+        Chore::Instructions { bless } => instructions::run(root, bless),
+        Chore::Atomics => atomics::run(root),
+        Chore::Bench { arguments } => bench::run(root, &arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

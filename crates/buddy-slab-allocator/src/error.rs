@@ -3,7 +3,10 @@
 use core::fmt;
 
 /// Why a request was refused.
+// A word, like what the calls return: a result is then two registers, where a byte that shares its
+// place with a word makes it be put together in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
 pub enum AllocError {
     /// A size, count, alignment or address that can never be served: mend the call.
     InvalidParam,

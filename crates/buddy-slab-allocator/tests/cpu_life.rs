@@ -69,7 +69,8 @@ fn everything_serves_objects<P: Platform>(heap: &GlobalAllocator<PAGE, P>, how: 
         strand(heap, how);
         on(2, || {
             let again: Vec<_> = std::iter::from_fn(|| heap.alloc(other).ok()).collect();
-            assert!(again.len() >= fresh.len(), "{how:?}, round {round}: {}", again.len());
+            // One fewer where a single page was left for a slab, none for its descriptor.
+            assert!(again.len() + 1 >= fresh.len(), "{how:?}, round {round}: {}", again.len());
             free_objects(heap, other, &again);
             heap.cpu_offline(2).expect("a CPU");
         });
@@ -140,7 +141,8 @@ fn withheld_bound() -> usize {
 #[test]
 fn what_a_running_pinned_cpu_withholds_is_bounded_and_the_hook_gets_it_back() {
     let heap = common::pinned(64 * MIB, 3);
-    assert_eq!(Pinned::MAX_KEPT_PAGES, 2 * 4 * 64 + 2 * 2 * 512, "the stated constant");
+    let (listed, cached) = (2 * (4 * 64 + 3 * 128 + 2 * 256 + 2 * 512), (8 << 20) / PAGE);
+    assert_eq!(Pinned::MAX_KEPT_PAGES, listed + cached, "the stated constant");
     traffic(heap, 0);
     traffic(heap, 1);
     let got = on(2, || take_all_pages(heap));

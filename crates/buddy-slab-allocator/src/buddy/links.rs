@@ -5,7 +5,7 @@ use core::ptr;
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize};
 
 /// How many sizes of metadata slots have a list of their own.
-pub(super) const SLOT_SIZES: usize = 4;
+pub(super) const SLOT_SIZES: usize = 8;
 
 /// What the page core keeps about a section, inside the section's own header, so that hundreds
 /// or thousands of sections need no table elsewhere. `T` is the section type.

@@ -50,8 +50,8 @@ pub use crate::units::MAX_ORDER;
 #[cfg(not(loom))]
 pub(crate) use self::{
     core::{
-        MAX_NODES, PageCore, PageError, PageRef, PageRequest, RemovalError, RemovalToken, RunKind,
-        Wait,
+        KeptPage, MAX_NODES, PageCore, PageError, PageRef, PageRequest, RemovalError, RemovalToken,
+        RunKind, Wait,
     },
-    section::{Kind, RegionSpec, Section},
+    section::{Kind, Placement, RegionSpec, Section},
 };

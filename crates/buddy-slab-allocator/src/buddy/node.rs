@@ -69,10 +69,16 @@ impl<T, L: RawLock> Node<T, L> {
     /// Whether a request for `page_count` pages may be served from `zone` as it stands.
     #[inline]
     pub(super) fn admits(&self, zone: Zone, page_count: usize, use_reserve: bool) -> bool {
+        self.spare(zone, use_reserve) >= page_count
+    }
+
+    /// How many pages of `zone` may be handed out as it stands.
+    #[inline]
+    pub(super) fn spare(&self, zone: Zone, use_reserve: bool) -> usize {
         let counters = &self.zones[zone.index()];
         let free = counters.free.load(Ordering::Relaxed);
         let kept = if use_reserve { 0 } else { counters.min.load(Ordering::Relaxed) };
-        free.checked_sub(page_count).is_some_and(|left| left >= kept)
+        free.saturating_sub(kept)
     }
 
     /// Moves a zone's counter of free pages from `before` to `after` of one section.

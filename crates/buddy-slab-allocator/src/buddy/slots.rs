@@ -60,7 +60,8 @@ unsafe fn header<const PAGE_SIZE: usize>(
     Pfn::new(pfn).map(|pfn| unsafe { section.ptr_of(pfn).cast::<SlotPage>().as_mut() })
 }
 
-/// The list of pages with free slots of a size: 64, 128, 192 bytes, and all larger ones.
+/// The list of pages with free slots of a size: one for each multiple of 64 bytes up to 448, and
+/// one for all larger ones.
 fn list_of<const PAGE_SIZE: usize>(section: &Section<PAGE_SIZE>, slot_bytes: usize) -> &AtomicU32 {
     &section.links().slot_pages[(slot_bytes / UNIT).clamp(1, SLOT_SIZES) - 1]
 }
@@ -108,9 +109,10 @@ unsafe fn remove<const PAGE_SIZE: usize>(section: &Section<PAGE_SIZE>, pfn: u32)
 }
 
 impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
-    /// A slot of `size_bytes` in `section`: aligned to 64, uninitialised.
+    /// A slot of `size_bytes` in `section`: aligned to 64, uninitialised; one that `accept`, a mere
+    /// calculation under the lock, says yes to.
     ///
-    /// Complexity: O(1) up to 192 bytes, and above while all larger slots of a section are of one
+    /// Complexity: O(1) up to 448 bytes, and above while all larger slots of a section are of one
     /// size (with 4 KiB pages they are). Locks: the node's.
     ///
     /// # Errors
@@ -121,6 +123,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         section: &Section<PAGE_SIZE>,
         size_bytes: usize,
         wait: Wait,
+        accept: impl Fn(NonNull<u8>) -> bool,
     ) -> Result<NonNull<u8>, PageError> {
         let slot_bytes = slot_size(size_bytes, PAGE_SIZE).ok_or(PageError::Invalid)?;
         self.edit_section(section, wait, || {
@@ -144,16 +147,24 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             let page = unsafe { header(section, pfn) }.ok_or(PageError::Exhausted)?;
             let word = page.free.iter().position(|&w| w != 0).ok_or(PageError::Exhausted)?;
             let bit = page.free[word].trailing_zeros() as usize;
+            let offset = UNIT + (word * WORD_BITS + bit) * slot_bytes;
+            let base = Pfn::new(pfn).map(|pfn| section.ptr_of(pfn)).ok_or(PageError::Exhausted)?;
+            // SAFETY: the slot lies inside its page.
+            let slot = unsafe { base.byte_add(offset) };
+            if !accept(slot) {
+                if page.free_count == page.slot_count {
+                    // SAFETY: the lock is held; a page without slots in use is nobody's.
+                    unsafe { self.give_slot_page_back(section, pfn) };
+                }
+                return Err(PageError::Exhausted);
+            }
             page.free[word] &= page.free[word] - 1;
             page.free_count -= 1;
             if page.free_count == 0 {
                 // SAFETY: as above; a page with a free slot was on the list.
                 unsafe { remove(section, pfn) };
             }
-            let offset = UNIT + (word * WORD_BITS + bit) * slot_bytes;
-            let base = Pfn::new(pfn).map(|pfn| section.ptr_of(pfn)).ok_or(PageError::Exhausted)?;
-            // SAFETY: the slot lies inside its page.
-            Ok(unsafe { base.byte_add(offset) })
+            Ok(slot)
         })?
     }
 
@@ -194,13 +205,24 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                     push(section, pfn.get(), page.slot_bytes as usize);
                 }
                 if free == all {
-                    remove(section, pfn.get());
-                    section.free(pfn, 1);
-                    self.slot_pages.fetch_sub(1, Ordering::Relaxed);
+                    self.give_slot_page_back(section, pfn.get());
                 }
             }
             Ok(())
         })?
+    }
+
+    /// # Safety
+    /// - `pfn` is a slot page of `section`, on its list, without a slot in use; the node's lock is
+    ///   held.
+    unsafe fn give_slot_page_back(&self, section: &Section<PAGE_SIZE>, pfn: u32) {
+        let Some(page) = Pfn::new(pfn) else { return };
+        // SAFETY: passed on.
+        unsafe {
+            remove(section, pfn);
+            section.free(page, 1);
+        }
+        self.slot_pages.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -229,7 +251,7 @@ unsafe fn new_slot_page<const PAGE_SIZE: usize>(
         prev: PFN_NONE,
         free,
     };
-    let head = PageRef::new(section, taken.pfn, false);
+    let head = PageRef::new(section, taken.pfn);
     // SAFETY: the page was just taken: it is ours, large enough and aligned; it is on no list.
     unsafe {
         head.ptr().cast::<SlotPage>().write(page);

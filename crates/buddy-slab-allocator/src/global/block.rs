@@ -8,6 +8,7 @@ use super::{GlobalAllocator, PageOptions};
 use crate::buddy::{Kind, PageRef};
 use crate::error::AllocResult;
 use crate::platform::{OsPlatform, Platform};
+use crate::units::{Order, PhysLimit};
 
 /// Pages that are owned: not `Copy`, freed by value when dropped, so they cannot be freed twice
 /// or with a wrong count. The fast way to hold pages: no compare-and-swap is needed to free them.
@@ -18,7 +19,7 @@ use crate::platform::{OsPlatform, Platform};
 pub struct PageBlock<'a, const PAGE_SIZE: usize = 0x1000, P: Platform = OsPlatform> {
     allocator: &'a GlobalAllocator<PAGE_SIZE, P>,
     page: PageRef<'a, PAGE_SIZE>,
-    count: usize,
+    count: u32,
 }
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
@@ -31,9 +32,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         count: usize,
         options: &PageOptions,
     ) -> AllocResult<PageBlock<'_, PAGE_SIZE, P>> {
-        let page = self.alloc_with(count, options, Kind::Handle)?;
-        // INVARIANT: just allocated with this kind and count.
-        Ok(PageBlock { allocator: self, page, count })
+        self.alloc_with(count, options, Kind::Handle).map(|page| self.own(page, count))
     }
 
     /// Allocates one page behind an owning handle: the fast path of a kernel's page cache.
@@ -42,11 +41,27 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// As [`alloc_pages`](Self::alloc_pages).
     #[inline]
     pub fn alloc_page(&self) -> AllocResult<PageBlock<'_, PAGE_SIZE, P>> {
-        let zero = crate::units::Order::ZERO;
-        let limit = crate::units::PhysLimit::NONE;
-        let page = self.alloc_block(1, zero, limit, None, Kind::Handle)?;
-        // INVARIANT: just allocated with this kind and count.
-        Ok(PageBlock { allocator: self, page, count: 1 })
+        match self.alloc_listed(1, Order::ZERO, Kind::Handle) {
+            Some(page) => Ok(self.own(page, 1)),
+            None => self.alloc_page_missed(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_page_missed(&self) -> AllocResult<PageBlock<'_, PAGE_SIZE, P>> {
+        let page = self.alloc_missed(1, Order::ZERO, PhysLimit::NONE, None, Kind::Handle)?;
+        Ok(self.own(page, 1))
+    }
+
+    #[inline(always)]
+    fn own<'a>(
+        &'a self,
+        page: PageRef<'a, PAGE_SIZE>,
+        count: usize,
+    ) -> PageBlock<'a, PAGE_SIZE, P> {
+        // INVARIANT: callers have just allocated the block as `Handle`; a count is at most 2^20.
+        PageBlock { allocator: self, page, count: count as u32 }
     }
 }
 
@@ -60,13 +75,13 @@ impl<'a, const PAGE_SIZE: usize, P: Platform> PageBlock<'a, PAGE_SIZE, P> {
     /// How many pages it has.
     #[inline]
     pub fn page_count(&self) -> usize {
-        self.count
+        self.count as usize
     }
 
     /// How many bytes it has.
     #[inline]
     pub fn len_bytes(&self) -> usize {
-        self.count * PAGE_SIZE
+        self.page_count() * PAGE_SIZE
     }
 
     /// Gives the pages up by address; [`from_addr`](Self::from_addr) takes them back.
@@ -86,10 +101,10 @@ impl<'a, const PAGE_SIZE: usize, P: Platform> PageBlock<'a, PAGE_SIZE, P> {
         let page = allocator.core.lookup(addr).filter(|page| page.addr() == addr)?;
         let head = page.head();
         // INVARIANT: an allocated block of this kind, and the only handle to it (condition).
-        (head.is_allocated() && !head.is_tail() && head.kind() == Kind::Handle).then(|| Self {
+        head.is_handed_out_as(Kind::Handle).then(|| Self {
             allocator,
             page,
-            count: page.count(),
+            count: page.count() as u32,
         })
     }
 }
@@ -97,8 +112,14 @@ impl<'a, const PAGE_SIZE: usize, P: Platform> PageBlock<'a, PAGE_SIZE, P> {
 impl<const PAGE_SIZE: usize, P: Platform> Drop for PageBlock<'_, PAGE_SIZE, P> {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: the handle owns the block (invariant), and is gone afterwards.
-        unsafe { self.allocator.free_block(self.page, self.count) }
+        // SAFETY: the handle owns the block (invariant), and is gone afterwards: that claims it.
+        unsafe {
+            self.page.retire();
+            match self.page_count() {
+                1 => self.allocator.free_block(self.page, 1),
+                count => self.allocator.free_block_of(self.page, count),
+            }
+        }
     }
 }
 

@@ -4,8 +4,9 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::GlobalAllocator;
-use crate::buddy::Kind;
+use crate::buddy::{Kind, PageRef};
 use crate::error::{AllocError, AllocResult};
+use crate::percpu::BlockSize;
 use crate::platform::Platform;
 use crate::units::{Misuse, Order, PhysLimit};
 
@@ -16,24 +17,66 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let count = Self::page_count(layout.size());
         let align_order =
             Order::for_pages(layout.align().div_ceil(PAGE_SIZE)).ok_or(AllocError::InvalidParam)?;
-        let page = self.alloc_block(count, align_order, PhysLimit::NONE, None, Kind::Object)?;
+        let page = match self.alloc_cached(count, align_order) {
+            Some(page) => page,
+            None => self.alloc_block(count, align_order, PhysLimit::NONE, None, Kind::Object)?,
+        };
         Ok((page.ptr(), page.known_zero()))
     }
 
-    /// Frees a large allocation; without a layout, whatever its size.
+    /// Takes a block from this CPU's cache; `None` if it has none of that size.
+    #[inline(always)]
+    fn alloc_cached(&self, count: usize, align_order: Order) -> Option<PageRef<'_, PAGE_SIZE>> {
+        let size = BlockSize::of(count).filter(|_| align_order == Order::ZERO)?;
+        let mut own = self.enter_fast_or_leave()?;
+        let env = own.env();
+        let page = own.local().blocks.pop(size, &env)?;
+        // SAFETY: popped: this caller's alone.
+        unsafe { page.set_kind(Kind::Object) };
+        Some(page)
+    }
+
+    /// Gives a large block to this CPU's cache, or to where all blocks go.
+    ///
+    /// # Safety
+    /// - `page` heads a block of `count` pages that the caller has claimed: it is `Cached`.
+    #[inline(always)]
+    unsafe fn free_large(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
+        if let Some(size) = BlockSize::of(count)
+            && let Some(mut own) = self.enter_fast_or_leave()
+        {
+            let env = own.env();
+            // SAFETY: the caller's (condition), of this size.
+            unsafe {
+                if own.local().blocks.push(size, page, &env)
+                    || own.local().blocks.push_full(size, page, &env)
+                {
+                    return;
+                }
+            }
+        }
+        // SAFETY: the same condition.
+        unsafe { self.free_block_of(page, count) }
+    }
+
+    /// Frees a large allocation; without a size, whatever it is.
     #[inline(never)]
-    pub(super) fn dealloc_large(&self, ptr: NonNull<u8>, layout: Option<Layout>) {
+    pub(super) fn dealloc_large(&self, ptr: NonNull<u8>, size: Option<usize>) {
         let addr = ptr.addr().get();
-        let claimed = match layout {
-            Some(layout) => {
-                let count = Self::page_count(layout.size());
+        let claimed = match size {
+            Some(size) => {
+                let count = Self::page_count(size);
+                if let Some(page) = self.core.claim_fast(addr, count, Kind::Object) {
+                    // SAFETY: claimed: nobody else frees these pages.
+                    return unsafe { self.free_large(page, count) };
+                }
                 self.core.claim(addr, count, Kind::Object).map(|page| (page, count))
             }
             None => self.core.claim_uncounted(addr, Kind::Object),
         };
         match claimed {
             // SAFETY: claimed: nobody else frees these pages.
-            Ok((page, count)) => unsafe { self.free_block(page, count) },
+            Ok((page, count)) => unsafe { self.free_large(page, count) },
             Err(kind) => self.report(addr, kind),
         }
     }

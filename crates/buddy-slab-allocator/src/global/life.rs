@@ -163,6 +163,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                 local.remote.flush(&env, &mut local.faults);
                 local.collect(heap.inbox(), &env);
                 local.pages.trim(&env);
+                local.blocks.trim(&env);
             }
         }
         self.core.drain_deferred(wait);

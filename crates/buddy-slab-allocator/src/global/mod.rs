@@ -141,7 +141,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             node: heap.node(),
             wait,
             use_reserve: matches!(wait, Wait::Try),
-            cached_pages: heap.cached_pages(),
+            page_counts: heap.page_counts(),
         }
     }
 }

@@ -1,17 +1,56 @@
 //! `alloc` and `dealloc` of objects: the fast path is in this file and in `percpu::local`.
 
 use core::alloc::Layout;
+use core::hint::cold_path;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use super::GlobalAllocator;
-use super::session::Session;
+use super::session::{Own, Session};
 use crate::buddy::PageError;
 use crate::error::{AllocError, AllocResult};
-use crate::percpu::{self, FaultLog, Freed, HeapTable};
+use crate::percpu::{self, FaultLog, HeapTable, RemoteObject};
 use crate::platform::Platform;
-use crate::slab::{ClassTable, FreeOutcome, ObjectIndex, SizeClass, Slab};
+use crate::slab::{ClassTable, Group, GroupFree, ObjectIndex, SizeClass, Slab, SlabLabel};
 use crate::units::Misuse;
+
+/// An object, as the metadata of its page describes it.
+struct Found {
+    label: SlabLabel,
+    /// The first group of its slab.
+    groups: NonNull<Group>,
+    index: ObjectIndex,
+}
+
+impl Found {
+    /// The group it belongs to.
+    #[inline(always)]
+    fn group(&self) -> NonNull<Group> {
+        // SAFETY: there is a group for every address in a slab's pages.
+        unsafe { self.groups.add(self.index.group()) }
+    }
+
+    #[inline(always)]
+    fn remote(&self, addr: usize) -> RemoteObject {
+        let size_bytes = self.label.class().size();
+        RemoteObject { groups: self.groups, index: self.index, addr, size_bytes }
+    }
+}
+
+/// What the caller of a free says about it.
+#[derive(Clone, Copy)]
+struct Expected {
+    class: SizeClass,
+    size: usize,
+}
+
+/// Why there is no object at an address.
+enum NotFound {
+    /// It is in no slab.
+    NoSlab,
+    /// It is, but this is wrong.
+    Misuse(Misuse),
+}
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// Allocates memory for `layout`: an object of a size class up to 32 KiB (or 8 pages), whole
@@ -24,7 +63,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// # Complexity
     /// O(1). Takes no lock when *pinned* or *thread*, this CPU's when *locked*; a refill takes the
     /// node's lock.
-    #[inline]
+    #[inline(always)]
     pub fn alloc(&self, layout: Layout) -> AllocResult<NonNull<u8>> {
         match SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE) {
             Some(class) => self.alloc_object(class).ok_or_else(|| self.no_heap()),
@@ -131,141 +170,198 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// # Safety
     /// - `ptr` came from this allocator with this layout, and was not freed since.
     /// - Nothing uses the memory any more.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn dealloc(&self, ptr: NonNull<u8>, layout: Layout) {
         // Folds where the layout is known when compiling.
         let class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
-        let Some(slab) = self.slab_of(ptr) else {
-            return self.dealloc_large(ptr, Some(layout));
-        };
-        // SAFETY: the page metadata names this slab, which holds the object being freed
-        // (condition), so it is alive.
-        let wrong_size = unsafe { class != Some(Slab::class(slab)) };
-        if wrong_size {
-            return self.report(ptr.addr().get(), Misuse::WrongSize);
+        let Some(class) = class else { return self.dealloc_large(ptr, Some(layout.size())) };
+        match self.enter_fast() {
+            Ok(mut own) => match own.local().free_recent(class, ptr.addr().get()) {
+                GroupFree::Done => {}
+                // SAFETY: the condition.
+                freed => unsafe {
+                    self.dealloc_listed(
+                        own,
+                        ptr,
+                        Some(Expected { class, size: layout.size() }),
+                        freed,
+                    )
+                },
+            },
+            // SAFETY: the condition.
+            Err(place) => unsafe {
+                self.dealloc_elsewhere(place, ptr, Some(Expected { class, size: layout.size() }))
+            },
         }
-        // SAFETY: the same.
-        unsafe { self.dealloc_object(slab, ptr) }
     }
 
     /// [`dealloc`](Self::dealloc) for callers that do not know the layout, such as C's `free`.
     ///
     /// # Safety
     /// - As for [`dealloc`](Self::dealloc), but for the layout.
+    #[inline]
     pub unsafe fn dealloc_unsized(&self, ptr: NonNull<u8>) {
-        match self.slab_of(ptr) {
-            // SAFETY: the page metadata names this slab, which holds the object being freed.
-            Some(slab) => unsafe { self.dealloc_object(slab, ptr) },
-            None => self.dealloc_large(ptr, None),
+        match self.enter_fast() {
+            // SAFETY: the condition.
+            Ok(own) => unsafe { self.dealloc_listed(own, ptr, None, GroupFree::Refused) },
+            // SAFETY: the condition.
+            Err(place) => unsafe { self.dealloc_elsewhere(place, ptr, None) },
         }
     }
 
     /// The slab that holds `ptr`, by the metadata of its page: never by what lies near it.
-    #[inline(always)]
     pub(super) fn slab_of(&self, ptr: NonNull<u8>) -> Option<NonNull<Slab>> {
-        self.core.slab_at(ptr.addr().get()).map(NonNull::cast)
+        let mark = self.core.slab_at(ptr.addr().get())?;
+        // SAFETY: the mark of a slab's page leads to its first group; whoever asks holds an
+        // object of it, so it is alive.
+        Some(unsafe { Slab::of_group(mark.descriptor.cast()) })
     }
 
-    /// # Safety
-    /// - `slab` is alive, and named by the metadata of `ptr`'s page.
+    /// The object at `addr`, by the metadata of its page. Touches nothing of its slab.
     #[inline(always)]
-    unsafe fn dealloc_object(&self, slab: NonNull<Slab>, ptr: NonNull<u8>) {
-        let addr = ptr.addr().get();
-        // SAFETY: alive (condition); `index_of` refuses what is no object of it.
-        let index = match unsafe { Slab::index_of(slab, addr) } {
-            Ok(index) => index,
-            Err(kind) => return self.report(addr, kind),
+    fn find(&self, addr: usize, expected: Option<Expected>) -> Result<Found, NotFound> {
+        let Some(mark) = self.core.slab_at(addr) else { return Err(NotFound::NoSlab) };
+        // SAFETY: slabs are marked with labels.
+        let label = unsafe { SlabLabel::from_raw(mark.label) };
+        if expected.is_some_and(|expected| expected.class != label.class()) {
+            cold_path();
+            return Err(NotFound::Misuse(Misuse::WrongSize));
+        }
+        let Some(index) = label.object_at(addr, PAGE_SIZE) else {
+            cold_path();
+            return Err(NotFound::Misuse(Misuse::Interior));
         };
-        match self.enter_fast() {
-            Ok(mut own) => {
-                // SAFETY: alive; the owner's words are touched only if this heap owns the slab.
-                let freed = unsafe {
-                    if Slab::owner(slab) != own.heap().id() {
-                        return self.dealloc_with(Some(own.into_session()), slab, index, addr);
-                    }
-                    own.local().free(slab, index)
-                };
-                match freed {
-                    Ok(Freed::Done) => {}
-                    Ok(Freed::Settle(outcome)) => {
-                        // SAFETY: this heap's slab, which is not current, after that free.
-                        unsafe { self.settle(own.into_session(), slab, outcome) }
-                    }
-                    Err(kind) => {
-                        drop(own);
-                        self.report(addr, kind);
-                    }
-                }
+        let groups = mark.descriptor.cast::<Group>();
+        // SAFETY: the slab is alive: an object of it is being freed.
+        if ClassTable::<PAGE_SIZE>::IS_CAPPED
+            && index.get() >= unsafe { Slab::object_count(Slab::of_group(groups)) }
+        {
+            return Err(NotFound::Misuse(Misuse::Interior));
+        }
+        Ok(Found { label, groups, index })
+    }
+
+    /// Frees an object that is not in the group into which the last one was freed, or that
+    /// emptied it (`freed` says which).
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc).
+    #[inline(never)]
+    unsafe fn dealloc_listed(
+        &self,
+        mut own: Own<'_, PAGE_SIZE, P>,
+        ptr: NonNull<u8>,
+        expected: Option<Expected>,
+        freed: GroupFree,
+    ) {
+        let addr = ptr.addr().get();
+        let found = match self.find(addr, expected) {
+            Ok(found) => found,
+            Err(why) => {
+                drop(own);
+                return self.not_found(ptr, expected, why);
             }
-            Err((pin, cpu)) => {
+        };
+        if found.label.owner() != own.heap().id() {
+            if !own.local().remote.add_fast(found.remote(addr)) {
+                // SAFETY: alive (condition); named by the metadata of its page.
+                unsafe { self.dealloc_with(Some(own.into_session()), &found, addr, freed) };
+            }
+            return;
+        }
+        // SAFETY: this heap's slab, of this class, in which the group exists.
+        let freed = match freed {
+            GroupFree::Emptied => freed,
+            _ => unsafe { own.local().free(found.label.class(), found.group(), found.index) },
+        };
+        if freed != GroupFree::Done {
+            // SAFETY: the same; `freed` is what became of it.
+            unsafe { self.dealloc_with(Some(own.into_session()), &found, addr, freed) };
+        }
+    }
+
+    /// A free by a context whose heap took longer to enter, or that has none.
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc).
+    #[cold]
+    #[inline(never)]
+    unsafe fn dealloc_elsewhere(
+        &self,
+        (pin, cpu): (P::Pin, Option<usize>),
+        ptr: NonNull<u8>,
+        expected: Option<Expected>,
+    ) {
+        let addr = ptr.addr().get();
+        match self.find(addr, expected) {
+            Ok(found) => {
                 let session = self.enter_slow(pin, cpu, false);
-                // SAFETY: alive (condition), and `index` is its object.
-                unsafe { self.dealloc_with(session, slab, index, addr) }
+                // SAFETY: alive (condition); named by the metadata of its page.
+                unsafe { self.dealloc_with(session, &found, addr, GroupFree::Refused) }
+            }
+            Err(why) => {
+                self.platform.unpin(pin);
+                self.not_found(ptr, expected, why);
             }
         }
     }
 
-    /// The rest of a free that changed where its slab belongs.
-    ///
-    /// # Safety
-    /// - `slab` is owned by the session's heap and not current, and `outcome` is of its last free.
-    #[cold]
+    /// A free of something that is no object of a slab: of pages, or by mistake.
     #[inline(never)]
-    unsafe fn settle(
-        &self,
-        mut session: Session<'_, PAGE_SIZE, P>,
-        slab: NonNull<Slab>,
-        outcome: FreeOutcome,
-    ) {
-        let (local, env) = session.parts();
-        // SAFETY: the same conditions.
-        unsafe { local.settle(slab, outcome.was_full, outcome.now_empty, &env) };
-        let faults = local.faults.take();
-        drop(session);
-        self.report_all(&faults);
+    fn not_found(&self, ptr: NonNull<u8>, expected: Option<Expected>, why: NotFound) {
+        match why {
+            NotFound::NoSlab => self.dealloc_large(ptr, expected.map(|expected| expected.size)),
+            NotFound::Misuse(kind) => self.report(ptr.addr().get(), kind),
+        }
     }
 
     /// A free off the fast path: of an object of another heap's slab, which goes into the batch;
-    /// by a context whose heap took longer to enter; or by one that has none.
+    /// one that changes where its slab belongs (`freed` says what was done already); by a context
+    /// whose heap took longer to enter; or by one that has none.
     ///
     /// # Safety
-    /// - `slab` is alive, and `index` its object, at `addr`.
+    /// - The slab of `found` is alive; `freed` is what became of the free so far.
+    #[cold]
     #[inline(never)]
     unsafe fn dealloc_with(
         &self,
         session: Option<Session<'_, PAGE_SIZE, P>>,
-        slab: NonNull<Slab>,
-        index: ObjectIndex,
+        found: &Found,
         addr: usize,
+        freed: GroupFree,
     ) {
+        // SAFETY: alive (condition); its groups are named by the metadata of its page.
+        let slab = unsafe { Slab::of_group(found.groups) };
         let Some(mut session) = session else {
             // SAFETY: the same conditions.
-            return unsafe { self.dealloc_nested(slab, index, addr) };
+            return unsafe { self.dealloc_nested(slab, found.index, addr) };
         };
         let heap = session.heap();
         let (local, env) = session.parts();
+        let (class, group, index) = (found.label.class(), found.group(), found.index);
         // SAFETY: alive; a slab never changes its owner, whose words only that heap's holder uses.
-        let freed = unsafe {
-            if Slab::owner(slab) == heap.id() {
-                local.free(slab, index).map(|freed| {
-                    if let Freed::Settle(outcome) = freed {
-                        local.settle(slab, outcome.was_full, outcome.now_empty, &env);
-                    }
-                })
+        let outcome = unsafe {
+            if found.label.owner() == heap.id() {
+                let freed = match freed {
+                    GroupFree::Emptied => freed,
+                    _ => local.free(class, group, index),
+                };
+                local.finish_free(group, index, freed, &env)
             } else if HeapTable::is_shared(heap) {
+                let (number, mask) = (index.group(), index.mask());
                 let mut faults = FaultLog::new();
-                percpu::publish_to(slab, index.group(), index.mask(), &env, &mut faults);
+                percpu::publish_to(slab, number, mask, &env, &mut faults);
                 faults.iter().next().map_or(Ok(()), |(_, kind)| Err(kind))
             } else {
-                local.remote.add(slab, index, addr, &env, &mut local.faults)
+                local.remote.add(found.remote(addr), &env, &mut local.faults)
             }
         };
-        if freed.is_ok() && local.faults.is_empty() {
+        if outcome.is_ok() && local.faults.is_empty() {
             return;
         }
         let faults = local.faults.take();
         drop(session);
-        if let Err(kind) = freed {
+        if let Err(kind) = outcome {
             self.report(addr, kind);
         }
         self.report_all(&faults);
@@ -275,7 +371,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// to the slab's remote word. Waits for nothing.
     ///
     /// # Safety
-    /// - `slab` is alive, and `index` its object.
+    /// - `slab` is alive, and `index` lies in its pages.
     #[cold]
     pub(super) unsafe fn dealloc_nested(
         &self,
@@ -290,7 +386,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                 faults.note(addr, Misuse::DoubleFree);
             } else if let Some(heap) = self.heaps.shared(0) {
                 let env = self.env_of(heap, crate::buddy::Wait::Try);
-                percpu::publish_to(slab, index.group(), index.mask(), &env, &mut faults);
+                let (number, mask) = (index.group(), index.mask());
+                percpu::publish_to(slab, number, mask, &env, &mut faults);
             }
         }
         self.report_all(&faults);

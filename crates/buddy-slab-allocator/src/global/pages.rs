@@ -1,7 +1,8 @@
 //! Pages by address, as published, and with options.
 
 use super::GlobalAllocator;
-use crate::buddy::{Kind, PageError, PageRef};
+use super::session::{Own, Session};
+use crate::buddy::{KeptPage, Kind, PageError, PageRef};
 use crate::error::{AllocError, AllocResult};
 use crate::percpu::{ListIndex, PageLists};
 use crate::platform::Platform;
@@ -49,7 +50,16 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     #[inline]
     pub fn alloc_pages(&self, count: usize, align: usize) -> AllocResult<usize> {
         let align_order = Self::check_request(count, align)?;
-        let page = self.alloc_block(count, align_order, PhysLimit::NONE, None, Kind::Pages)?;
+        if let Some(page) = self.alloc_listed(count, align_order, Kind::Pages) {
+            return Ok(page.ptr().as_ptr().expose_provenance());
+        }
+        self.alloc_pages_missed(count, align_order)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_pages_missed(&self, count: usize, align_order: Order) -> AllocResult<usize> {
+        let page = self.alloc_missed(count, align_order, PhysLimit::NONE, None, Kind::Pages)?;
         Ok(page.ptr().as_ptr().expose_provenance())
     }
 
@@ -108,6 +118,17 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// O(1) to this CPU's page lists, one compare-and-swap; else O(`MAX_ORDER`) under the lock.
     #[inline]
     pub fn dealloc_pages(&self, addr: usize, count: usize) {
+        match self.core.claim_fast(addr, count, Kind::Pages) {
+            // SAFETY: claimed: nobody else frees these pages.
+            Some(page) => unsafe { self.free_block(page, count) },
+            None => self.dealloc_pages_slow(addr, count),
+        }
+    }
+
+    /// In another section, in a block that was never carved, or a mistake.
+    #[cold]
+    #[inline(never)]
+    fn dealloc_pages_slow(&self, addr: usize, count: usize) {
         match self.core.claim(addr, count, Kind::Pages) {
             // SAFETY: claimed: nobody else frees these pages.
             Ok(page) => unsafe { self.free_block(page, count) },
@@ -116,28 +137,71 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// Allocates up to `addrs.len()` single pages and returns how many: all, unless memory ran
-    /// out. One hold of the node's lock per 64 pages.
+    /// out. One entry into this CPU's heap for all that its list has, and one hold of the node's
+    /// lock, for every 64 pages.
     ///
     /// # Errors
     /// [`AllocError::NoMemory`] if there was not even one, [`AllocError::NotInitialized`].
     pub fn alloc_pages_bulk(&self, addrs: &mut [usize]) -> AllocResult<usize> {
         let mut count = 0;
-        for addr in addrs.iter_mut() {
-            match self.alloc_pages(1, PAGE_SIZE) {
-                Ok(page) => *addr = page,
-                Err(error) if count == 0 => return Err(error),
-                Err(_) => break,
+        while count < addrs.len() {
+            count += self.pop_pages(&mut addrs[count..]);
+            if let Some(place) = addrs.get_mut(count) {
+                match self.alloc_pages(1, PAGE_SIZE) {
+                    Ok(page) => *place = page,
+                    Err(error) if count == 0 => return Err(error),
+                    Err(_) => break,
+                }
+                count += 1;
             }
-            count += 1;
         }
         Ok(count)
     }
 
-    /// Frees single pages; as [`dealloc_pages`](Self::dealloc_pages) for each.
-    pub fn dealloc_pages_bulk(&self, addrs: &[usize]) {
-        for &addr in addrs {
-            self.dealloc_pages(addr, 1);
+    /// Fills `addrs` with single pages from this CPU's list; returns how many there were.
+    fn pop_pages(&self, addrs: &mut [usize]) -> usize {
+        let Some(list) = PageLists::<PAGE_SIZE>::list_for(1) else { return 0 };
+        let Some(mut own) = self.enter_fast_or_leave() else { return 0 };
+        let counts = own.heap().page_counts();
+        let lists = &mut own.local().pages;
+        let mut count = 0;
+        for place in addrs {
+            let Some(block) = lists.pop(list, counts) else { break };
+            // SAFETY: popped: this caller's alone.
+            let page = unsafe { hand_out(block, Kind::Pages) };
+            *place = page.ptr().as_ptr().expose_provenance();
+            count += 1;
         }
+        count
+    }
+
+    /// Frees single pages; as [`dealloc_pages`](Self::dealloc_pages) for each, with one entry into
+    /// this CPU's heap for as many as its list has room for.
+    pub fn dealloc_pages_bulk(&self, addrs: &[usize]) {
+        let mut left = addrs;
+        while let [first, rest @ ..] = left {
+            // One by itself: it makes room, or is reported.
+            self.dealloc_pages(*first, 1);
+            left = &rest[self.push_pages(rest)..];
+        }
+    }
+
+    /// Frees single pages as long as they are what they should be, and this CPU's list has room.
+    /// Returns how many.
+    fn push_pages(&self, addrs: &[usize]) -> usize {
+        let Some(list) = PageLists::<PAGE_SIZE>::list_for(1) else { return 0 };
+        let Some(mut own) = self.enter_fast_or_leave() else { return 0 };
+        let counts = own.heap().page_counts();
+        let lists = &mut own.local().pages;
+        let mut count = 0;
+        for &addr in addrs.iter().take(lists.room(list, counts)) {
+            let Some(page) = self.core.claim_fast(addr, 1, Kind::Pages) else { break };
+            // SAFETY: claimed; a single page.
+            let kept = unsafe { lists.push(list, page, counts) };
+            debug_assert!(kept, "page list: as many as there was room for");
+            count += 1;
+        }
+        count
     }
 
     /// Grows or shrinks, in place, pages that [`alloc_pages`](Self::alloc_pages) returned.
@@ -196,7 +260,6 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// Every request for pages ends here: this CPU's lists, then the sections, then pressure.
-    #[inline(always)]
     pub(super) fn alloc_block(
         &self,
         count: usize,
@@ -205,46 +268,70 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         options: Option<&PageOptions>,
         kind: Kind,
     ) -> AllocResult<PageRef<'_, PAGE_SIZE>> {
-        let listed = PageLists::<PAGE_SIZE>::list_for(count)
-            .filter(|_| limit.is_none() && align_order.pages() <= count && options.is_none());
-        if let Some(list) = listed
-            && let Some(mut own) = self.enter_fast_or_leave()
+        if Self::is_plain(limit, options)
+            && let Some(page) = self.alloc_listed(count, align_order, kind)
         {
-            let env = own.env();
-            if let Some(page) = own.local().pages.pop(list, &env) {
-                // SAFETY: popped: this caller's alone.
-                unsafe { hand_out(page, count, kind) };
-                return Ok(page);
-            }
+            return Ok(page);
         }
-        self.alloc_block_refill(count, align_order, limit, options, kind, listed)
+        self.alloc_missed(count, align_order, limit, options, kind)
+    }
+
+    /// Whether any pages of any node will do, so that those at hand may serve.
+    #[inline]
+    fn is_plain(limit: PhysLimit, options: Option<&PageOptions>) -> bool {
+        let plain = |options: &PageOptions| options.node.is_none() && !options.use_reserve;
+        limit.is_none() && options.is_none_or(plain)
+    }
+
+    /// The list that serves a request for this count and alignment.
+    #[inline(always)]
+    fn list_serving(count: usize, align_order: Order) -> Option<ListIndex> {
+        PageLists::<PAGE_SIZE>::list_for(count).filter(|_| align_order.pages() <= count)
+    }
+
+    /// Takes a block from this CPU's lists: the fast path. `None` if there is no such list, it is
+    /// empty, or the heap cannot be had at once.
+    #[inline(always)]
+    pub(super) fn alloc_listed(
+        &self,
+        count: usize,
+        align_order: Order,
+        kind: Kind,
+    ) -> Option<PageRef<'_, PAGE_SIZE>> {
+        let list = Self::list_serving(count, align_order)?;
+        let mut own = self.enter_fast_or_leave()?;
+        let counts = own.heap().page_counts();
+        let block = own.local().pages.pop(list, counts)?;
+        // SAFETY: popped: this caller's alone.
+        Some(unsafe { hand_out(block, kind) })
     }
 
     /// This CPU's list is empty, or there is none for the request.
     #[cold]
     #[inline(never)]
-    fn alloc_block_refill(
+    pub(super) fn alloc_missed(
         &self,
         count: usize,
         align_order: Order,
         limit: PhysLimit,
         options: Option<&PageOptions>,
         kind: Kind,
-        listed: Option<ListIndex>,
     ) -> AllocResult<PageRef<'_, PAGE_SIZE>> {
+        let listed =
+            Self::list_serving(count, align_order).filter(|_| Self::is_plain(limit, options));
         let Some(mut session) = self.enter() else {
             return Err(self.no_heap());
         };
         if let Some(list) = listed {
             let (local, env) = session.parts();
             // Another heap than before, perhaps: a shared one has a list of its own.
-            let kept = local.pages.pop(list, &env).or_else(|| {
+            let kept = local.pages.pop(list, env.page_counts).or_else(|| {
                 local.pages.refill(list, &env);
-                local.pages.pop(list, &env)
+                local.pages.pop(list, env.page_counts)
             });
-            if let Some(page) = kept {
+            if let Some(block) = kept {
                 // SAFETY: popped: this caller's alone.
-                unsafe { hand_out(page, count, kind) };
+                let page = unsafe { hand_out(block, kind) };
                 drop(session);
                 self.restock();
                 return Ok(page);
@@ -257,7 +344,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     #[inline(never)]
     fn alloc_block_slow<'a>(
         &'a self,
-        mut session: super::session::Session<'a, PAGE_SIZE, P>,
+        mut session: Session<'a, PAGE_SIZE, P>,
         count: usize,
         align_order: Order,
         limit: PhysLimit,
@@ -268,7 +355,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             let phys = self.platform.virt_to_phys(vaddr).unwrap_or(u64::MAX);
             usize::try_from(phys).unwrap_or(usize::MAX)
         };
-        let attempt = |session: &mut super::session::Session<'a, PAGE_SIZE, P>| {
+        let attempt = |session: &mut Session<'a, PAGE_SIZE, P>| {
             let mut request = session.env().request(count, kind);
             request.align_order = align_order;
             request.limit = limit;
@@ -292,7 +379,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                 let (local, env) = session.parts();
                 let page = local.pages.take_part(count, &env).ok_or(AllocError::NoMemory)?;
                 // SAFETY: just taken off the lists.
-                unsafe { hand_out(page, count, kind) };
+                unsafe { page.set_kind(kind) };
                 Ok(page)
             }
             Err(error @ (PageError::Invalid | PageError::NotFound | PageError::Busy)) => {
@@ -310,20 +397,56 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// cannot be had, the deferred list. Never fails.
     ///
     /// # Safety
-    /// - `page` heads a block of `count` pages that the caller has claimed or owns.
+    /// - `page` heads a block of `count` pages that the caller has claimed: it is `Cached`.
     #[inline(always)]
     pub(super) unsafe fn free_block(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
-        // SAFETY: claimed by the caller (condition), and handed on exactly once.
-        unsafe {
-            if let Some(list) = PageLists::<PAGE_SIZE>::list_for(count)
-                && page.addr() & (count * PAGE_SIZE - 1) == 0
-                && let Some(mut own) = self.enter_fast_or_leave()
-            {
-                let env = own.env();
-                return own.local().pages.push(list, page, &env);
+        if let Some(list) = Self::list_of(page, count)
+            && let Some(mut own) = self.enter_fast_or_leave()
+        {
+            let counts = own.heap().page_counts();
+            // SAFETY: the caller's (condition), naturally aligned, of the list's size.
+            if unsafe { !own.local().pages.push(list, page, counts) } {
+                // SAFETY: the same.
+                unsafe { self.free_block_full(own, list, page) }
             }
-            self.free_block_slow(page, count);
+            return;
         }
+        // SAFETY: the same condition.
+        unsafe { self.free_block_slow(page, count) }
+    }
+
+    /// [`free_block`](Self::free_block) for callers that seldom get there.
+    ///
+    /// # Safety
+    /// - As for `free_block`.
+    #[inline(never)]
+    pub(super) unsafe fn free_block_of(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
+        // SAFETY: the same condition.
+        unsafe { self.free_block(page, count) }
+    }
+
+    /// The list on which a block goes when it is freed.
+    #[inline(always)]
+    fn list_of(page: PageRef<'_, PAGE_SIZE>, count: usize) -> Option<ListIndex> {
+        let list = PageLists::<PAGE_SIZE>::list_for(count)?;
+        (page.addr() & (count * PAGE_SIZE - 1) == 0).then_some(list)
+    }
+
+    /// The list has no room.
+    ///
+    /// # Safety
+    /// - `page` heads a claimed block for this list.
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_block_full(
+        &self,
+        mut own: Own<'_, PAGE_SIZE, P>,
+        list: ListIndex,
+        page: PageRef<'_, PAGE_SIZE>,
+    ) {
+        let env = own.env();
+        // SAFETY: the condition.
+        unsafe { own.local().pages.push_full(list, page, &env) }
     }
 
     /// # Safety
@@ -335,11 +458,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             let Some(mut session) = self.enter_own() else {
                 return self.core.push_deferred(page, count);
             };
-            if let Some(list) = PageLists::<PAGE_SIZE>::list_for(count)
-                && page.addr() & (count * PAGE_SIZE - 1) == 0
-            {
+            if let Some(list) = Self::list_of(page, count) {
                 let (local, env) = session.parts();
-                return local.pages.push(list, page, &env);
+                return local.pages.push_full(list, page, &env);
             }
             if self.core.free(page, count, session.wait()).is_err() {
                 self.core.push_deferred(page, count);
@@ -361,17 +482,20 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 }
 
-/// Marks a block from a page list as handed out.
+/// Marks a block from a page list, which has its count in its metadata, as handed out.
 ///
 /// # Safety
-/// - `page` heads a block of `count` pages that the caller just took off a list.
-#[inline]
-unsafe fn hand_out<const PAGE_SIZE: usize>(page: PageRef<'_, PAGE_SIZE>, count: usize, kind: Kind) {
+/// - The caller just took `block` off a list.
+#[inline(always)]
+unsafe fn hand_out<'a, const PAGE_SIZE: usize>(
+    block: KeptPage<PAGE_SIZE>,
+    kind: Kind,
+) -> PageRef<'a, PAGE_SIZE> {
     // SAFETY: the caller's alone (condition).
     unsafe {
-        let words = page.section().page_unchecked(page.pfn());
-        words.set_prev(count as u32);
+        let page = block.page();
         page.set_kind(kind);
+        page
     }
 }
 

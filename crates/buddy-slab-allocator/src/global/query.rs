@@ -2,17 +2,19 @@
 
 use super::GlobalAllocator;
 use crate::buddy::{ManagedSection, PageCore, Wait};
-use crate::percpu::{FaultLog, Heap, HeapTable, Local, MAX_WAITING_BYTES, max_kept_pages};
+use crate::percpu::{
+    FaultLog, Heap, HeapTable, Local, MAX_WAITING_BYTES, max_cached_pages, max_kept_pages,
+};
 use crate::platform::Platform;
 use crate::slab::SizeClass;
 use crate::sync::atomic::Ordering;
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
-    /// The most pages that one CPU's page lists keep. A running *pinned* or *thread* CPU withholds
+    /// The most pages that one CPU's page lists and block cache keep. A running *pinned* or *thread* CPU withholds
     /// this from others, [`MAX_UNPUBLISHED_BYTES`](Self::MAX_UNPUBLISHED_BYTES) of other CPUs'
     /// objects, at most two empty slabs per size class, and what is free in slabs that it uses;
     /// until it ticks, idles, or answers the platform's `drain_cpus`.
-    pub const MAX_KEPT_PAGES: usize = max_kept_pages(PAGE_SIZE);
+    pub const MAX_KEPT_PAGES: usize = max_kept_pages(PAGE_SIZE) + max_cached_pages(PAGE_SIZE);
 
     /// The most bytes of other CPUs' objects whose free one CPU has not published yet.
     pub const MAX_UNPUBLISHED_BYTES: usize = MAX_WAITING_BYTES;
@@ -76,16 +78,16 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     pub(super) fn settle_pages(&self) {
         if let Some(mut session) = self.enter_own() {
             let (local, env) = session.parts();
-            local.pages.drain(&env);
+            local.drain_pages(&env);
             let wait = session.wait();
             session.suspend();
             self.stock_is_low();
             for heap in self.heaps.all() {
-                let kept = heap.cached_pages().load(Ordering::Relaxed);
+                let kept = heap.page_counts().pages(PAGE_SIZE);
                 if kept != 0 && !session.keeps(heap) && self.seize(heap, wait) {
                     // SAFETY: just seized.
                     unsafe {
-                        heap.local().pages.drain(&self.env_of(heap, wait));
+                        heap.local().drain_pages(&self.env_of(heap, wait));
                         self.let_go(heap);
                     }
                 }
@@ -118,7 +120,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 
     fn kept_pages(&self, of: impl Fn(&Heap<PAGE_SIZE, P::Lock>) -> bool) -> usize {
         let heaps = self.heaps.all().filter(|heap| of(heap));
-        heaps.map(|heap| heap.cached_pages().load(Ordering::Relaxed)).sum()
+        heaps.map(|heap| heap.page_counts().pages(PAGE_SIZE)).sum()
     }
 
     /// Shows every heap that can be had to `look`, after it has taken in what others freed.

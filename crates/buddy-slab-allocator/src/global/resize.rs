@@ -4,6 +4,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::GlobalAllocator;
+use crate::buddy::{Kind, Placement};
 use crate::error::{AllocError, AllocResult};
 use crate::platform::Platform;
 use crate::slab::SizeClass;
@@ -11,7 +12,8 @@ use crate::slab::SizeClass;
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// Changes the size of an allocation; its contents stay, up to the smaller size. It stays
     /// where it is if the size class (or page count) is the same, if it shrinks by pages, or if
-    /// the pages behind it are free; else it moves.
+    /// the pages behind it are free; else it moves. What grows beyond a page moves to pages of its
+    /// own, with as much room behind it as there is.
     ///
     /// # Errors
     /// As [`alloc`](Self::alloc), and [`AllocError::NotAllocated`] if `ptr` and `layout` do not
@@ -33,12 +35,23 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             .map_err(|_| AllocError::InvalidParam)?;
         let old_class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
         let new_class = SizeClass::for_request(new_size, layout.align(), PAGE_SIZE);
-        match (old_class, new_class) {
-            (Some(old), Some(new)) if old == new => return Ok(ptr),
-            (None, None) if self.resize_large(ptr, layout.size(), new_size)? => return Ok(ptr),
-            _ => {}
+        if old_class.is_some() && old_class == new_class {
+            return Ok(ptr);
         }
-        let new = self.alloc(new_layout)?;
+        // What has grown before lies in pages of its own, whatever its class.
+        let paged = |size: usize| size > PAGE_SIZE;
+        let in_pages = old_class.is_none() || paged(layout.size()) && self.slab_of(ptr).is_none();
+        if in_pages
+            && (new_class.is_none() || paged(new_size))
+            && self.resize_large(ptr, layout.size(), new_size)?
+        {
+            return Ok(ptr);
+        }
+        let grows = new_size > layout.size() && paged(new_size) && layout.align() <= PAGE_SIZE;
+        let new = match grows.then(|| self.alloc_roomy(new_size)).flatten() {
+            Some(new) => new,
+            None => self.alloc(new_layout)?,
+        };
         // SAFETY: both hold at least the smaller size, and the new one overlaps nothing that is
         // allocated; then the old one is freed with its layout, and not used again (condition).
         unsafe {
@@ -47,6 +60,19 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             self.dealloc(ptr, layout);
         }
         Ok(new)
+    }
+
+    /// Pages for an allocation that is growing, where there is most room behind them; `None` if
+    /// they are not to be had just so.
+    #[cold]
+    fn alloc_roomy(&self, size: usize) -> Option<NonNull<u8>> {
+        let session = self.enter()?;
+        let mut request = session.env().request(Self::page_count(size), Kind::Object);
+        request.placement = Placement::Roomy;
+        let page = self.core.alloc(&request).ok()?;
+        drop(session);
+        self.restock();
+        Some(page.ptr())
     }
 
     /// Resizes a large allocation in place; `false` if it has to move.

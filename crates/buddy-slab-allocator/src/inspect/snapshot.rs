@@ -36,6 +36,9 @@ pub struct Snapshot {
     pub page_bytes: usize,
     /// Free blocks by zone (DMA, DMA32, normal) and order.
     pub free_blocks: [[usize; MAX_ORDER + 1]; 3],
+    /// Pages in free runs by the order that their length has at least: from runs come large
+    /// allocations and slabs.
+    pub run_pages: [usize; MAX_ORDER + 1],
     /// Pages that CPUs keep at hand; they count as free.
     pub cached_pages: usize,
     /// Pages that shared heaps keep for handlers; they count as free.
@@ -76,6 +79,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             sections: core.section_count(),
             page_bytes: PAGE_SIZE,
             free_blocks: [[0; MAX_ORDER + 1]; 3],
+            run_pages: [0; MAX_ORDER + 1],
             cached_pages: self.cached_pages(),
             stock_pages: self.stock_pages(),
             deferred_pages: core.deferred_pages(),
@@ -92,6 +96,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                     .map(|node| core.free_blocks(NodeId::new(node), zone, order))
                     .sum();
             }
+        }
+        for (order, pages) in snapshot.run_pages.iter_mut().enumerate() {
+            *pages = Order::new(order as u8).map_or(0, |order| core.run_pages(order));
         }
         for class in SizeClass::ALL {
             let (slabs, pages, objects_total) = self.class_totals(class);
@@ -123,21 +130,22 @@ impl Snapshot {
         SlabInfo(self)
     }
 
-    /// Pages on the free lists.
+    /// Pages on the free lists and in runs.
     pub fn listed_free_pages(&self) -> usize {
         let pages = |blocks: &[usize; MAX_ORDER + 1]| -> usize {
             blocks.iter().enumerate().map(|(order, count)| count << order).sum()
         };
-        self.free_blocks.iter().map(pages).sum()
+        self.free_blocks.iter().map(pages).sum::<usize>() + self.run_pages.iter().sum::<usize>()
     }
 
-    /// The share of free pages, in 1/1000, that lie in blocks too small for a request of
-    /// 2^`order` pages: 0 is no fragmentation at that order. (Gorman's unusable free space index.)
+    /// The share of free pages, in 1/1000, that lie in blocks and runs too small for a request
+    /// of 2^`order` pages: 0 is no fragmentation at that order. (Gorman's unusable free space index.)
     pub fn fragmentation_permille(&self, order: usize) -> usize {
         let small = |blocks: &[usize; MAX_ORDER + 1]| -> usize {
             blocks.iter().enumerate().take(order).map(|(order, count)| count << order).sum()
         };
-        let unusable: usize = self.free_blocks.iter().map(small).sum();
+        let runs: usize = self.run_pages.iter().take(order).sum();
+        let unusable = self.free_blocks.iter().map(small).sum::<usize>() + runs;
         (unusable * 1000).checked_div(self.listed_free_pages()).unwrap_or(0)
     }
 }
@@ -148,7 +156,9 @@ pub struct BuddyInfo<'a>(&'a Snapshot);
 impl fmt::Display for BuddyInfo<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let blocks = &self.0.free_blocks;
-        let used = |order: &usize| blocks.iter().any(|zone| zone[*order] != 0);
+        let runs = &self.0.run_pages;
+        let in_runs = runs.iter().any(|pages| *pages != 0);
+        let used = |order: &usize| blocks.iter().any(|zone| zone[*order] != 0) || runs[*order] != 0;
         let top = (0..=MAX_ORDER).rev().find(used).unwrap_or(0);
         write!(f, "{:<14}", "order")?;
         for order in 0..=top {
@@ -161,6 +171,12 @@ impl fmt::Display for BuddyInfo<'_> {
             write!(f, "\nzone {name:<9}")?;
             for count in &zone[..=top] {
                 write!(f, "{count:>7}")?;
+            }
+        }
+        if in_runs {
+            write!(f, "\n{:<14}", "runs (pages)")?;
+            for pages in &runs[..=top] {
+                write!(f, "{pages:>7}")?;
             }
         }
         let Snapshot { cached_pages, stock_pages, deferred_pages, .. } = self.0;

@@ -4,7 +4,7 @@ use core::cell::UnsafeCell;
 use core::mem::size_of;
 use core::ptr::NonNull;
 
-use super::{Gate, Local};
+use super::{Gate, Local, PageCounts};
 use crate::slab::{Inbox, SizeClass};
 use crate::sync::RawLock;
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ pub(crate) struct Heap<const PAGE_SIZE: usize, L> {
     node: AtomicU8,
     id: u16,
     pub(crate) lock: L,
-    cached_pages: AtomicUsize,
+    page_counts: PageCounts,
     local: UnsafeCell<Local<PAGE_SIZE>>,
     inbox: Apart<Inbox>,
 }
@@ -44,7 +44,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> Heap<PAGE_SIZE, L> {
             node: AtomicU8::new(node.get()),
             id,
             lock: L::NEW,
-            cached_pages: AtomicUsize::new(0),
+            page_counts: PageCounts::new(),
             local: UnsafeCell::new(Local::new()),
             inbox: Apart(Inbox::new()),
         }
@@ -77,11 +77,10 @@ impl<const PAGE_SIZE: usize, L: RawLock> Heap<PAGE_SIZE, L> {
         unsafe { &mut *self.local.get() }
     }
 
-    /// Pages in this heap's page lists; lags while the heap is in use. Written by whoever holds
-    /// the heap, with plain loads and stores.
+    /// How much this heap's page lists keep; lags while the heap is in use.
     #[inline(always)]
-    pub(crate) fn cached_pages(&self) -> &AtomicUsize {
-        &self.cached_pages
+    pub(crate) fn page_counts(&self) -> &PageCounts {
+        &self.page_counts
     }
 }
 

@@ -1,47 +1,25 @@
-//! The part of a heap that only its holder touches: current and partial slabs by class, page
-//! lists, the remote batch. This file is the life of an object on one CPU; `slabs` makes and
-//! releases whole slabs.
+//! The part of a heap that only its holder touches: slabs by class, page lists, the remote batch.
+//! This file is the life of an object on one CPU; `class_slabs` keeps the slabs of a class,
+//! `slabs` makes and releases whole ones.
 //!
-//! A slab of this heap is in one of three places, which its state byte names: it is the *current*
-//! one of its class (objects come from it), on the class's *partial* list, or *loose* (full, on no
-//! list: it comes back when one of its objects is freed). Nothing is inferred from counters that
-//! other CPUs change.
-//!
-//! An empty slab a class is kept warm at the front of the partial list, and the current one stays
-//! if it is empty too: at most two.
+//! An empty slab a class is kept warm behind the current one, and the current one stays if it is
+//! empty too: at most two.
 
+use core::hint::cold_path;
 use core::ptr::NonNull;
 
-use super::{Env, FaultLog, PageLists, remote::RemoteBatch};
+use super::class_slabs::{CURRENT, ClassSlabs, PARTIAL};
+use super::{BlockCache, Env, FaultLog, PageLists, remote::RemoteBatch};
 use crate::buddy::PageError;
-use crate::slab::{self, FreeOutcome, Inbox, ObjectIndex, RemoteGroup, SizeClass, Slab, SlabList};
+use crate::slab::{self, Group, GroupFree, Inbox, ObjectIndex, RemoteWord, SizeClass, Slab};
 use crate::sync::RawLock;
 use crate::units::Misuse;
-
-/// On no list, because it is full.
-pub(super) const LOOSE: u8 = 0;
-/// The slab that objects of its class come from.
-pub(super) const CURRENT: u8 = 1;
-/// On the partial list of its class.
-pub(super) const PARTIAL: u8 = 2;
-
-/// What a free leaves to be done.
-pub(crate) enum Freed {
-    /// Nothing.
-    Done,
-    /// The slab belongs elsewhere now.
-    Settle(FreeOutcome),
-}
-
-pub(super) struct ClassSlabs {
-    pub(super) current: Option<NonNull<Slab>>,
-    pub(super) partial: SlabList,
-}
 
 /// What only the holder of a heap touches.
 pub(crate) struct Local<const PAGE_SIZE: usize> {
     pub(super) classes: [ClassSlabs; SizeClass::COUNT],
     pub(crate) pages: PageLists<PAGE_SIZE>,
+    pub(crate) blocks: BlockCache<PAGE_SIZE>,
     pub(crate) remote: RemoteBatch,
     pub(crate) faults: FaultLog,
 }
@@ -49,224 +27,286 @@ pub(crate) struct Local<const PAGE_SIZE: usize> {
 impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     pub(crate) const fn new() -> Self {
         Self {
-            classes: [const { ClassSlabs { current: None, partial: SlabList::new() } };
-                SizeClass::COUNT],
+            classes: [const { ClassSlabs::new() }; SizeClass::COUNT],
             pages: PageLists::new(),
+            blocks: BlockCache::new(),
             remote: RemoteBatch::new(),
             faults: FaultLog::new(),
         }
     }
 
-    /// Takes an object from the current slab; `None` if it has none. O(1).
+    /// Takes an object that was set aside; `None` if there is none. O(1).
     #[inline(always)]
     pub(crate) fn alloc(&mut self, class: SizeClass) -> Option<NonNull<u8>> {
-        let slab = self.classes[class.index()].current?;
-        // SAFETY: a current slab is alive and owned by this heap, which the caller holds.
-        unsafe { Slab::alloc(slab) }
+        // SAFETY: a source is the empty group, or one of a slab of this heap, which the caller
+        // holds.
+        unsafe { Group::alloc(self.classes[class.index()].source) }
     }
 
-    /// The rest of [`alloc`](Self::alloc): the partial list, then what others freed, then a new
-    /// slab. O(1) amortised: the inbox holds each group once, however many objects it brings.
-    #[cold]
+    /// The rest of [`alloc`](Self::alloc) without a new slab: the rest of the current one, then
+    /// the partial ones. O(groups of a slab).
+    #[inline]
+    pub(crate) fn alloc_at_hand(&mut self, class: SizeClass) -> Option<NonNull<u8>> {
+        let slabs = &mut self.classes[class.index()];
+        while let Some(current) = slabs.current() {
+            // SAFETY: the current slab is this heap's, and not sealed; a group that is used up
+            // has nothing set aside. A slab that has nothing free is in use as a whole.
+            unsafe {
+                if let Some(object) = Group::alloc(slabs.source) {
+                    return Some(object);
+                }
+                if let Some((object, group)) = Slab::refill(current) {
+                    slabs.source = group;
+                    return Some(object);
+                }
+                slabs.shelve(current);
+            }
+        }
+        None
+    }
+
+    /// All of [`alloc`](Self::alloc): what is at hand, then what others freed, then a new slab.
+    /// O(1) amortised: the inbox holds each group once, however many objects it brings.
+    #[inline(never)]
     pub(crate) fn refill<L: RawLock>(
         &mut self,
         class: SizeClass,
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> Result<NonNull<u8>, PageError> {
-        let slabs = &mut self.classes[class.index()];
-        if let Some(full) = slabs.current.take() {
-            // SAFETY: it was this heap's current slab; with no object left it is loose.
-            unsafe { Slab::set_state(full, LOOSE) };
+        if let Some(object) = self.alloc_at_hand(class) {
+            return Ok(object);
         }
-        if !self.promote(class) {
-            if let Some(inbox) = env.heaps.inbox_of(env.id)
-                && !inbox.is_empty()
-            {
-                self.collect(inbox, env);
-            }
-            if !self.promote(class) {
-                let slab = self.new_slab(class, env)?;
-                // SAFETY: new, this heap's, on no list.
-                unsafe { Slab::set_state(slab, CURRENT) };
-                self.classes[class.index()].current = Some(slab);
-            }
-        }
-        self.alloc(class).ok_or(PageError::Exhausted)
+        self.refill_from_outside(class, env)
     }
 
-    /// Makes a partial slab the current one; prefers one with live objects to an empty one.
-    pub(super) fn promote(&mut self, class: SizeClass) -> bool {
-        let slabs = &mut self.classes[class.index()];
-        // SAFETY: all slabs on the list are alive and this heap's.
-        unsafe {
-            let Some(mut slab) = slabs.partial.pop_front() else { return false };
-            if Slab::used(slab) == 0
-                && let Some(other) = slabs.partial.pop_front()
-            {
-                slabs.partial.push_front(slab);
-                slab = other;
+    #[cold]
+    fn refill_from_outside<L: RawLock>(
+        &mut self,
+        class: SizeClass,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) -> Result<NonNull<u8>, PageError> {
+        if let Some(inbox) = env.heaps.inbox_of(env.id)
+            && !inbox.is_empty()
+        {
+            self.collect(inbox, env);
+            if let Some(object) = self.alloc_at_hand(class) {
+                return Ok(object);
             }
-            Slab::set_state(slab, CURRENT);
-            slabs.current = Some(slab);
         }
-        true
+        let slab = self.new_slab(class, env)?;
+        // SAFETY: new, this heap's, of this class, in no chain.
+        unsafe { self.classes[class.index()].insert(slab) };
+        self.alloc_at_hand(class).ok_or(PageError::Exhausted)
     }
 
-    /// Frees an object of a slab of this heap. O(1). If it says so, [`settle`](Self::settle) must
-    /// follow.
+    /// Frees an object into the group into which the last one of its class was freed, if it
+    /// belongs there and nothing else is to be done. O(1), and no look at the page's metadata.
+    #[inline(always)]
+    pub(crate) fn free_recent(&mut self, class: SizeClass, addr: usize) -> GroupFree {
+        // SAFETY: the empty group, or one of a slab of this class and of this heap, which the
+        // caller holds.
+        unsafe { Group::free_at(self.classes[class.index()].recent, class, addr) }
+    }
+
+    /// Frees an object of a slab of this heap. O(1). If it says [`GroupFree::Emptied`] or
+    /// [`GroupFree::Refused`], [`finish_free`](Self::finish_free) must follow.
     ///
     /// # Safety
-    /// - `slab` is owned by this heap, and `index` is an object of it.
+    /// - `group` is one of a slab of this class that this heap owns.
     #[inline(always)]
     pub(crate) unsafe fn free(
         &mut self,
-        slab: NonNull<Slab>,
+        class: SizeClass,
+        group: NonNull<Group>,
         index: ObjectIndex,
-    ) -> Result<Freed, Misuse> {
+    ) -> GroupFree {
         // SAFETY: ours (condition).
-        unsafe {
-            let outcome = Slab::free_local(slab, index)?;
-            if (outcome.was_full || outcome.now_empty) && Slab::state(slab) != CURRENT {
-                return Ok(Freed::Settle(outcome));
-            }
+        let freed = unsafe { Group::free(group, index) };
+        if freed != GroupFree::Refused {
+            self.classes[class.index()].recent = group;
         }
-        Ok(Freed::Done)
+        freed
     }
 
-    /// Puts a slab where its new count of live objects belongs.
+    /// What a free leaves to be done off the fast path: the group was emptied, or refused because
+    /// its slab is sealed, or because the object is not in use.
+    ///
+    /// # Errors
+    /// The misuse; nothing happened then.
     ///
     /// # Safety
-    /// - `slab` is owned by this heap and not current.
+    /// - [`free`](Self::free) or [`free_recent`](Self::free_recent) just said `freed` of this
+    ///   object.
     #[cold]
-    pub(crate) unsafe fn settle<L: RawLock>(
+    pub(crate) unsafe fn finish_free<L: RawLock>(
+        &mut self,
+        group: NonNull<Group>,
+        index: ObjectIndex,
+        freed: GroupFree,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) -> Result<(), Misuse> {
+        // SAFETY: the group's slab is this heap's (condition).
+        unsafe {
+            let slab = Slab::of_group(group);
+            match freed {
+                GroupFree::Done => Ok(()),
+                GroupFree::Emptied => {
+                    self.group_emptied(slab, env);
+                    Ok(())
+                }
+                GroupFree::Refused => self.free_refused(slab, group, index, env),
+            }
+        }
+    }
+
+    /// # Safety
+    /// - `group` is one of `slab`, which this heap owns.
+    unsafe fn free_refused<L: RawLock>(
         &mut self,
         slab: NonNull<Slab>,
-        was_full: bool,
-        now_empty: bool,
+        group: NonNull<Group>,
+        index: ObjectIndex,
         env: &Env<'_, PAGE_SIZE, L>,
-    ) {
-        // SAFETY: alive and ours (condition), as are all slabs on its class's list.
+    ) -> Result<(), Misuse> {
+        // SAFETY: the slab is this heap's (condition).
         unsafe {
-            let slabs = &mut self.classes[Slab::class(slab).index()];
-            if !now_empty {
-                if was_full {
-                    Self::push_partial(slabs, slab);
+            if index.get() >= Slab::object_count(slab) {
+                return Err(Misuse::Interior);
+            }
+            if !Slab::is_sealed(slab) {
+                return Err(Misuse::DoubleFree);
+            }
+            // The first free of a full slab.
+            Slab::set_sealed(slab, false);
+            self.classes[Slab::class(slab).index()].insert(slab);
+            match Group::free(group, index) {
+                GroupFree::Refused => Err(Misuse::DoubleFree),
+                GroupFree::Done => Ok(()),
+                GroupFree::Emptied => {
+                    self.group_emptied(slab, env);
+                    Ok(())
                 }
-                return;
-            }
-            if Slab::state(slab) == PARTIAL {
-                slabs.partial.remove(slab);
-                Slab::set_state(slab, LOOSE);
-            }
-            let warm_already = slabs.current.is_some_and(|current| Slab::used(current) == 0)
-                || slabs.partial.front().is_some_and(|front| Slab::used(front) == 0);
-            if !warm_already || !Slab::quiescent(slab) || !Self::release(slab, env) {
-                let slabs = &mut self.classes[Slab::class(slab).index()];
-                Slab::set_state(slab, PARTIAL);
-                slabs.partial.push_front(slab);
             }
         }
     }
 
-    /// Puts a slab on its class's list, behind an empty one at the front.
+    /// A group of `slab` was emptied by a free.
     ///
     /// # Safety
-    /// - `slab` is alive, this heap's, and on no list.
-    unsafe fn push_partial(slabs: &mut ClassSlabs, slab: NonNull<Slab>) {
-        // SAFETY: alive and on no list (condition); the front is alive and ours.
+    /// - `slab` is this heap's, and in its class's chain.
+    unsafe fn group_emptied<L: RawLock>(
+        &mut self,
+        slab: NonNull<Slab>,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) {
+        // SAFETY: passed on.
         unsafe {
-            Slab::set_state(slab, PARTIAL);
-            let empty = slabs.partial.front().filter(|front| Slab::used(*front) == 0);
-            if empty.is_some() {
-                slabs.partial.pop_front();
+            if Slab::group_emptied(slab) && Slab::state(slab) != CURRENT {
+                self.settle_empty(slab, env);
             }
-            slabs.partial.push_front(slab);
-            if let Some(empty) = empty {
-                slabs.partial.push_front(empty);
+        }
+    }
+
+    /// Releases an empty slab, or keeps it warm if the class has no other.
+    ///
+    /// # Safety
+    /// - `slab` is this heap's, empty, and a partial one in its class's chain.
+    #[cold]
+    unsafe fn settle_empty<L: RawLock>(
+        &mut self,
+        slab: NonNull<Slab>,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) {
+        // SAFETY: alive and ours (condition), as are all slabs in its class's chain.
+        unsafe {
+            let slabs = &mut self.classes[Slab::class(slab).index()];
+            slabs.remove(slab);
+            let warm_already = slabs.current().is_some_and(|current| Slab::is_empty(current))
+                || slabs.first_partial().is_some_and(|first| Slab::is_idle(first));
+            if !warm_already || !Slab::quiescent(slab) || !Self::release(slab, env) {
+                slabs.insert(slab);
             }
         }
     }
 
     /// Takes in what other CPUs freed of this heap's slabs. O(groups queued).
     pub(crate) fn collect<L: RawLock>(&mut self, inbox: &Inbox, env: &Env<'_, PAGE_SIZE, L>) {
-        for group in inbox.take_all() {
+        for word in inbox.take_all() {
             // SAFETY: popped off this heap's inbox, whose chain is drained to its end.
-            unsafe { self.collect_group(group, env) };
+            unsafe { self.collect_word(word, env) };
         }
     }
 
     /// # Safety
-    /// - `group` was popped off this heap's inbox by the caller.
-    unsafe fn collect_group<L: RawLock>(
+    /// - `word` was popped off this heap's inbox by the caller.
+    unsafe fn collect_word<L: RawLock>(
         &mut self,
-        group: NonNull<RemoteGroup>,
+        word: NonNull<RemoteWord>,
         env: &Env<'_, PAGE_SIZE, L>,
     ) {
-        // SAFETY: a queued group's slab is alive: it has objects that are not collected yet.
+        // SAFETY: a queued word's slab is alive: it has objects that are not collected yet.
         unsafe {
-            let slab = slab::slab_of(group);
+            let slab = slab::slab_of(word);
             debug_assert_eq!(Slab::owner(slab), env.id, "a slab stays with the heap that made it");
-            let number = slab::group_index(group);
-            let collected = slab::collect(group);
-            let mut doubles = collected.doubles;
-            while doubles != 0 {
-                let index = ObjectIndex::new(number, doubles.trailing_zeros());
-                self.faults.note(Slab::object_ptr(slab, index).addr().get(), Misuse::DoubleFree);
-                doubles &= doubles - 1;
+            let number = slab::group_number(word);
+            let collected = slab::collect(word);
+            if collected.doubles != 0 {
+                cold_path();
+                self.note_doubles(slab, number, collected.doubles);
             }
-            if (collected.was_full || collected.now_empty) && Slab::state(slab) != CURRENT {
-                self.settle(slab, collected.was_full, collected.now_empty, env);
+            if collected.was_full {
+                self.classes[Slab::class(slab).index()].insert(slab);
+            }
+            if collected.now_empty && Slab::state(slab) == PARTIAL {
+                self.settle_empty(slab, env);
             }
         }
     }
 
-    /// How many objects of a class are free in this heap's slabs. O(partial slabs).
-    pub(crate) fn free_objects(&self, class: SizeClass) -> usize {
-        let slabs = &self.classes[class.index()];
-        let mut free = 0;
-        // SAFETY: all slabs reached are alive and this heap's.
-        unsafe {
-            let mut count = |slab| free += Slab::object_count(slab) - Slab::used(slab);
-            if let Some(slab) = slabs.current {
-                count(slab);
-            }
-            let mut at = slabs.partial.front();
-            while let Some(slab) = at {
-                count(slab);
-                at = SlabList::next(slab);
-            }
+    /// # Safety
+    /// - `slab` is this heap's.
+    unsafe fn note_doubles(&mut self, slab: NonNull<Slab>, number: usize, mut doubles: usize) {
+        while doubles != 0 {
+            let index = ObjectIndex::new(number, doubles.trailing_zeros());
+            // SAFETY: alive; an object that was published is one of the slab's.
+            let object = unsafe { Slab::object_ptr(slab, index) };
+            self.faults.note(object.addr().get(), Misuse::DoubleFree);
+            doubles &= doubles - 1;
         }
-        free
+    }
+
+    /// How many objects of a class are free in this heap's slabs. O(slabs in the chain).
+    pub(crate) fn free_objects(&self, class: SizeClass) -> usize {
+        let slabs = self.classes[class.index()].all();
+        // SAFETY: all slabs reached are alive and this heap's.
+        slabs.map(|slab| unsafe { Slab::object_count(slab) - Slab::used(slab) }).sum()
     }
 
     /// The counting equations of this heap, see `docs/invariants.md`.
     pub(crate) fn check<L: RawLock>(&self, env: &Env<'_, PAGE_SIZE, L>, shared: bool) {
         self.pages.check(env);
+        self.blocks.check(env);
         for class in SizeClass::ALL {
             let slabs = &self.classes[class.index()];
             let mut warm = 0;
-            let mut check = |slab: NonNull<Slab>, state: u8| {
+            let mut recent_is_ours = slabs.recent == Group::empty();
+            for (position, slab) in slabs.all().enumerate() {
+                let state = if position == 0 { CURRENT } else { PARTIAL };
                 // SAFETY: all slabs reached are alive and this heap's.
                 unsafe {
                     assert_eq!(Slab::state(slab), state, "slab: state names its place");
                     assert_eq!(Slab::owner(slab), env.id, "slab: owned by this heap");
                     assert_eq!(Slab::class(slab), class, "slab: class");
+                    assert!(!Slab::is_sealed(slab), "slab: a sealed slab is in no chain");
                     Slab::check(slab);
-                    warm += usize::from(Slab::used(slab) == 0 && Slab::quiescent(slab));
-                }
-            };
-            if let Some(slab) = slabs.current {
-                check(slab, CURRENT);
-            }
-            let mut at = slabs.partial.front();
-            while let Some(slab) = at {
-                // SAFETY: on the list, so alive and this heap's.
-                unsafe {
-                    assert!(!Slab::is_full(slab), "slab: a full slab is not on the partial list");
-                    check(slab, PARTIAL);
-                    at = SlabList::next(slab);
+                    if state == PARTIAL {
+                        assert!(!Slab::is_full(slab), "slab: a full slab is not partial");
+                    }
+                    warm += usize::from(Slab::quiescent(slab));
+                    recent_is_ours |= Slab::has_group(slab, slabs.recent);
                 }
             }
+            assert!(recent_is_ours, "C2: the group freed into last is in the chain");
             // A handler cannot release: empty slabs gather on a shared heap until it is drained.
             if !shared {
                 assert!(warm <= 2, "slab: {warm} empty slabs of {class:?} are kept");

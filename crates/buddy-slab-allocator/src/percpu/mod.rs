@@ -5,6 +5,8 @@
 //! in an [`Env`]. Neighbours: `slab` below (one slab at a time), `buddy` below (pages), `global`
 //! above (which heap, and what to do when it has nothing).
 
+mod block_cache;
+mod class_slabs;
 mod faults;
 mod gate;
 mod heap;
@@ -14,17 +16,17 @@ mod remote;
 mod slabs;
 mod steal;
 
+pub(crate) use block_cache::{BlockCache, BlockSize, max_cached_pages};
 pub(crate) use faults::FaultLog;
 pub(crate) use gate::Gate;
 pub(crate) use heap::{Heap, HeapTable};
-pub(crate) use local::{Freed, Local};
-pub(crate) use page_list::{ListIndex, PageLists, max_kept_pages};
-pub(crate) use remote::{MAX_WAITING_BYTES, publish_to};
+pub(crate) use local::Local;
+pub(crate) use page_list::{ListIndex, PageCounts, PageLists, max_kept_pages};
+pub(crate) use remote::{MAX_WAITING_BYTES, RemoteObject, publish_to};
 pub(crate) use steal::steal;
 
 use crate::buddy::{Kind, PageCore, PageRequest, Wait};
 use crate::sync::RawLock;
-use crate::sync::atomic::AtomicUsize;
 use crate::units::NodeId;
 
 /// What surrounds a heap while it is held.
@@ -38,7 +40,7 @@ pub(crate) struct Env<'a, const PAGE_SIZE: usize, L: RawLock> {
     pub(crate) wait: Wait,
     /// Whether the zones' reserve may be used.
     pub(crate) use_reserve: bool,
-    pub(crate) cached_pages: &'a AtomicUsize,
+    pub(crate) page_counts: &'a PageCounts,
 }
 
 impl<const PAGE_SIZE: usize, L: RawLock> Env<'_, PAGE_SIZE, L> {

@@ -1,21 +1,48 @@
 //! Pages that a CPU keeps at hand: stacks of blocks of the orders that kernels ask for most,
 //! refilled and drained in batches under one hold of the node's lock.
 //!
-//! A kept block counts as free. Its head says `Cached`, and the two link words of its metadata
-//! hold the address of the block below it on the stack, so a list is a head and a count, whatever
-//! its length. What a CPU may keep is bounded by [`MAX_KEPT_PAGES`].
+//! A stack is an array of places beside the heap, so that taking a block touches no more of the
+//! block's metadata than the head word that says who has it. A kept block counts as free; its head
+//! says `Cached`, with its order and exact count. What a CPU may keep is bounded by
+//! [`max_kept_pages`].
 
 use super::Env;
-use crate::buddy::{Kind, PageRef};
+use crate::buddy::{KeptPage, Kind, PageRef};
 use crate::sync::RawLock;
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::units::Order;
 
-/// How many lists there are: orders 0 to 3, and the order of 2 MiB.
-const LISTS: usize = 5;
+/// How many lists there are: orders 0 to 8 as far as that is at most 2 MiB, and the order of 2 MiB.
+const LISTS: usize = 10;
+
+/// Up to this order there is a list whatever the size of a page.
+const ALWAYS: usize = 3;
+
+/// The largest blocks that are kept.
+const MOST_BYTES: usize = 2 << 20;
 
 /// How many blocks a refill of each list asks for, and at once a drain gives back.
-const BATCH: [usize; LISTS] = [64, 32, 16, 8, 2];
+const BATCH: [usize; LISTS] = if usize::BITS >= 64 {
+    [64, 32, 16, 8, 8, 4, 2, 2, 1, 2]
+} else {
+    [16, 8, 4, 4, 1, 1, 1, 1, 1, 1]
+};
+
+/// How many blocks a list keeps at most.
+const fn capacity(list: usize) -> usize {
+    2 * BATCH[list]
+}
+
+/// Where the places of each list begin.
+const START: [usize; LISTS + 1] = {
+    let mut start = [0; LISTS + 1];
+    let mut list = 0;
+    while list < LISTS {
+        start[list + 1] = start[list] + capacity(list);
+        list += 1;
+    }
+    start
+};
 
 /// The most pages that the lists of one CPU keep: two batches a list.
 pub(crate) const fn max_kept_pages(page_size: usize) -> usize {
@@ -23,7 +50,7 @@ pub(crate) const fn max_kept_pages(page_size: usize) -> usize {
     let mut list = 0;
     while list < LISTS {
         if let Some(order) = order_of(list, page_size) {
-            pages += (2 * BATCH[list]) << order;
+            pages += capacity(list) << order;
         }
         list += 1;
     }
@@ -33,10 +60,11 @@ pub(crate) const fn max_kept_pages(page_size: usize) -> usize {
 /// The order that list `list` keeps; `None` if a page of this size has no such list.
 const fn order_of(list: usize, page_size: usize) -> Option<u32> {
     if list < LISTS - 1 {
-        return Some(list as u32);
+        let kept = list <= ALWAYS || page_size << list <= MOST_BYTES;
+        return if kept { Some(list as u32) } else { None };
     }
-    let huge = (2 << 20) / page_size;
-    if huge > 8 && huge <= 1 << crate::buddy::MAX_ORDER {
+    let huge = MOST_BYTES / page_size;
+    if huge >= 1 << (LISTS - 1) && huge <= 1 << crate::buddy::MAX_ORDER {
         Some(huge.trailing_zeros())
     } else {
         None
@@ -44,107 +72,173 @@ const fn order_of(list: usize, page_size: usize) -> Option<u32> {
 }
 
 /// How many blocks of each list a shared heap has in stock for handlers.
-const STOCK: [usize; LISTS] = [16, 8, 8, 8, 1];
-
-#[derive(Clone, Copy)]
-struct PageList {
-    /// Address of the block on top; 0 when empty (the page at address 0 is never handed out).
-    top: usize,
-    count: usize,
-}
-
-/// The page lists of one heap.
-pub(crate) struct PageLists<const PAGE_SIZE: usize> {
-    lists: [PageList; LISTS],
-    /// What is left of a block that was cut for a request of another size: address and pages.
-    remnant: PageList,
-}
+const STOCK: [usize; LISTS] = [16, 8, 8, 8, 0, 0, 0, 0, 0, 1];
 
 /// A list of [`PageLists`], which keeps blocks of one order.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ListIndex(u8);
 
+impl ListIndex {
+    fn all() -> impl Iterator<Item = Self> {
+        (0..LISTS as u8).map(Self)
+    }
+
+    #[inline(always)]
+    fn get(self) -> usize {
+        usize::from(self.0)
+    }
+
+    #[inline(always)]
+    fn order(self, page_size: usize) -> Order {
+        let order = order_of(self.get(), page_size).unwrap_or(0);
+        Order::new(order as u8).unwrap_or(Order::ZERO)
+    }
+
+    /// Blocks that a refill asks for.
+    fn batch(self) -> usize {
+        BATCH[self.get()]
+    }
+}
+
+/// How much the page lists of a heap keep. It lies outside what the heap's holder has to itself,
+/// so that everybody may read it; only the holder writes, by plain loads and stores.
+pub(crate) struct PageCounts {
+    /// Blocks on each list.
+    blocks: [AtomicUsize; LISTS],
+    /// Pages of the remnant.
+    remnant: AtomicUsize,
+    /// Pages in the block cache.
+    cached: AtomicUsize,
+}
+
+impl PageCounts {
+    pub(crate) fn new() -> Self {
+        Self {
+            blocks: core::array::from_fn(|_| AtomicUsize::new(0)),
+            remnant: AtomicUsize::new(0),
+            cached: AtomicUsize::new(0),
+        }
+    }
+
+    /// Pages kept; lags while the heap is in use.
+    pub(crate) fn pages(&self, page_size: usize) -> usize {
+        let listed = ListIndex::all().map(|list| self.get(list) * list.order(page_size).pages());
+        listed.sum::<usize>() + self.remnant.load(Ordering::Relaxed) + self.cached()
+    }
+
+    /// Pages in the block cache.
+    #[inline(always)]
+    pub(super) fn cached(&self) -> usize {
+        self.cached.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    pub(super) fn set_cached(&self, pages: usize) {
+        self.cached.store(pages, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    fn get(&self, list: ListIndex) -> usize {
+        self.blocks[list.get()].load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    fn set(&self, list: ListIndex, count: usize) {
+        self.blocks[list.get()].store(count, Ordering::Relaxed);
+    }
+}
+
+/// The page lists of one heap. How much of each array is in use its [`PageCounts`] say.
+///
+/// # Invariants
+/// - The first places of each list, as many as its count says, hold blocks that the heap owns, of
+///   the list's order, naturally aligned.
+pub(crate) struct PageLists<const PAGE_SIZE: usize> {
+    places: [KeptPage<PAGE_SIZE>; START[LISTS]],
+    /// What is left of a block that was cut for a request of another size.
+    remnant: KeptPage<PAGE_SIZE>,
+}
+
 impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
     pub(crate) const fn new() -> Self {
-        let none = PageList { top: 0, count: 0 };
-        Self { lists: [none; LISTS], remnant: none }
+        Self { places: [KeptPage::NOTHING; START[LISTS]], remnant: KeptPage::NOTHING }
     }
 
     /// The list that serves blocks of exactly `count` pages, if one does.
     #[inline(always)]
     pub(crate) fn list_for(count: usize) -> Option<ListIndex> {
-        if count <= 8 {
-            return count.is_power_of_two().then(|| ListIndex(count.trailing_zeros() as u8));
-        }
-        let huge = order_of(LISTS - 1, PAGE_SIZE)?;
-        (count == 1 << huge).then_some(ListIndex(LISTS as u8 - 1))
-    }
-
-    #[inline(always)]
-    fn order(list: ListIndex) -> Order {
-        let order = order_of(usize::from(list.0), PAGE_SIZE).unwrap_or(0);
-        Order::new(order as u8).unwrap_or(Order::ZERO)
-    }
-
-    /// Takes the block on top. It stays `Cached` until the caller says what it becomes. O(1).
-    #[inline(always)]
-    pub(crate) fn pop<'a, L: RawLock>(
-        &mut self,
-        list: ListIndex,
-        env: &Env<'a, PAGE_SIZE, L>,
-    ) -> Option<PageRef<'a, PAGE_SIZE>> {
-        let stack = &mut self.lists[usize::from(list.0)];
-        if stack.top == 0 {
+        if !count.is_power_of_two() {
             return None;
         }
-        let page = env.core.lookup(stack.top)?;
-        // SAFETY: a kept block: its metadata is valid, and its words hold the link.
-        stack.top = unsafe { link(page) };
-        stack.count -= 1;
-        let kept = env.cached_pages.load(Ordering::Relaxed);
-        env.cached_pages.store(kept - Self::order(list).pages(), Ordering::Relaxed);
-        Some(page)
+        let order = count.trailing_zeros();
+        if order as usize <= ALWAYS {
+            return Some(ListIndex(order as u8));
+        }
+        let list = (order as usize).min(LISTS - 1);
+        (order_of(list, PAGE_SIZE) == Some(order)).then_some(ListIndex(list as u8))
     }
 
-    /// Keeps a block that the caller has claimed. O(1), and a batch goes back when the list is
-    /// full.
+    /// Takes the block on top, which is the caller's then. It stays `Cached` until the caller says
+    /// what it becomes. O(1).
+    #[inline(always)]
+    pub(crate) fn pop(
+        &mut self,
+        list: ListIndex,
+        counts: &PageCounts,
+    ) -> Option<KeptPage<PAGE_SIZE>> {
+        let top = counts.get(list).checked_sub(1)?;
+        let block = *self.places.get(START[list.get()] + top)?;
+        counts.set(list, top);
+        Some(block)
+    }
+
+    /// How many more blocks a list can keep.
+    pub(crate) fn room(&self, list: ListIndex, counts: &PageCounts) -> usize {
+        capacity(list.get()).saturating_sub(counts.get(list))
+    }
+
+    /// Keeps a block; `false` (and it is still the caller's) if the list is full. O(1).
     ///
     /// # Safety
-    /// - `page` heads a block of this list's size which the caller owns.
+    /// - `page` heads a naturally aligned, `Cached` block of this list's size which the caller
+    ///   owns.
     #[inline(always)]
-    pub(crate) unsafe fn push<L: RawLock>(
+    pub(crate) unsafe fn push(
         &mut self,
         list: ListIndex,
         page: PageRef<'_, PAGE_SIZE>,
-        env: &Env<'_, PAGE_SIZE, L>,
-    ) {
-        // SAFETY: owned by the caller (condition).
-        unsafe { self.link_in(list, page, env) };
-        if self.lists[usize::from(list.0)].count >= 2 * BATCH[usize::from(list.0)] {
-            self.give_back(list, BATCH[usize::from(list.0)], env);
+        counts: &PageCounts,
+    ) -> bool {
+        let count = counts.get(list);
+        if count >= capacity(list.get()) {
+            return false;
         }
+        let Some(place) = self.places.get_mut(START[list.get()] + count) else { return false };
+        // INVARIANT: the condition.
+        *place = KeptPage::keep(page);
+        counts.set(list, count + 1);
+        true
     }
 
+    /// Keeps a block for which a full list gives a batch back. One hold of the node's lock.
+    ///
     /// # Safety
     /// - As for `push`.
-    #[inline(always)]
-    unsafe fn link_in<L: RawLock>(
+    #[cold]
+    pub(crate) unsafe fn push_full<L: RawLock>(
         &mut self,
         list: ListIndex,
         page: PageRef<'_, PAGE_SIZE>,
         env: &Env<'_, PAGE_SIZE, L>,
     ) {
-        let stack = &mut self.lists[usize::from(list.0)];
-        let pages = Self::order(list).pages();
-        // SAFETY: the caller owns the block (condition).
+        // SAFETY: the condition is the same.
         unsafe {
-            page.set_kind(Kind::Cached);
-            set_link(page, stack.top);
+            if !self.push(list, page, env.page_counts) {
+                self.give_back(list, list.batch(), env);
+                let kept = self.push(list, page, env.page_counts);
+                debug_assert!(kept, "page list: a list that gave a batch back has room");
+            }
         }
-        stack.top = page.addr();
-        stack.count += 1;
-        let kept = env.cached_pages.load(Ordering::Relaxed);
-        env.cached_pages.store(kept + pages, Ordering::Relaxed);
     }
 
     /// Fetches a batch for an empty list; its blocks come off in ascending order of address.
@@ -152,28 +246,27 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
     #[cold]
     pub(crate) fn refill<L: RawLock>(&mut self, list: ListIndex, env: &Env<'_, PAGE_SIZE, L>) {
         // A small heap is not emptied into one CPU's list.
-        let fair = env.core.free_pages() / (16 * Self::order(list).pages());
-        self.fetch(list, BATCH[usize::from(list.0)].min(fair).max(1), env);
+        let fair = env.core.free_pages() / (16 * list.order(PAGE_SIZE).pages());
+        self.fetch(list, list.batch().min(fair).max(1), env);
     }
 
-    /// Fetches up to `batch` blocks (at most one batch).
-    fn fetch<L: RawLock>(&mut self, list: ListIndex, batch: usize, env: &Env<'_, PAGE_SIZE, L>) {
-        let order = Self::order(list);
-        let mut taken: [Option<PageRef<'_, PAGE_SIZE>>; BATCH[0]] = [None; BATCH[0]];
-        let mut count = 0;
-        env.core.alloc_batch(order, env.node, batch, env.wait, env.use_reserve, &mut |page| {
-            if let Some(place) = taken.get_mut(count) {
-                *place = Some(page);
-                count += 1;
-            }
-        });
-        for page in taken[..count].iter().rev().flatten() {
-            // SAFETY: just allocated for this list: a block of its size that nobody else has.
-            unsafe { self.link_in(list, *page, env) };
+    /// Fetches up to `max` blocks, as far as there is room.
+    fn fetch<L: RawLock>(&mut self, list: ListIndex, max: usize, env: &Env<'_, PAGE_SIZE, L>) {
+        let count = env.page_counts.get(list);
+        let first = START[list.get()] + count;
+        let end = START[list.get() + 1].min(first + max);
+        let Some(places) = self.places.get_mut(first..end) else { return };
+        let order = list.order(PAGE_SIZE);
+        let got = env.core.alloc_batch(order, env.node, env.wait, env.use_reserve, places);
+        // INVARIANT: just allocated for this list.
+        let missing = places.len() - got;
+        if missing != 0 {
+            places.copy_within(missing.., 0);
         }
+        env.page_counts.set(list, count + got);
     }
 
-    /// Gives `count` blocks of a list back to their sections.
+    /// Gives the `count` blocks that were kept longest back to their sections.
     #[cold]
     fn give_back<L: RawLock>(
         &mut self,
@@ -181,31 +274,28 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
         count: usize,
         env: &Env<'_, PAGE_SIZE, L>,
     ) {
-        let pages = Self::order(list).pages();
-        let mut left = count;
-        // SAFETY: blocks on the list are owned by it, and of its size.
-        unsafe {
-            env.core.free_batch(
-                &mut || {
-                    left = left.checked_sub(1)?;
-                    self.pop(list, env).map(|page| (page, pages))
-                },
-                env.wait,
-            );
-        }
+        let kept = env.page_counts.get(list);
+        let start = START[list.get()];
+        let Some(places) = self.places.get_mut(start..start + kept) else { return };
+        let Some((oldest, _)) = places.split_at_checked(count) else { return };
+        env.page_counts.set(list, kept - count);
+        // SAFETY: the list owns what is below its count, blocks of its order; those given back are
+        // overwritten or left beyond the count.
+        unsafe { env.core.free_batch(oldest, list.order(PAGE_SIZE), env.wait) };
+        places.copy_within(count.., 0);
     }
 
     /// Fills up the stock from which handlers are served that interrupted the holder of the
     /// node's lock. At most a sixteenth of what is free.
     pub(crate) fn stock<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
         let mut budget = env.core.free_pages() / 16;
-        for (index, target) in STOCK.into_iter().enumerate() {
-            let list = ListIndex(index as u8);
-            if order_of(index, PAGE_SIZE).is_none() {
+        for list in ListIndex::all() {
+            if order_of(list.get(), PAGE_SIZE).is_none() {
                 continue;
             }
-            let pages = Self::order(list).pages();
-            let missing = target.saturating_sub(self.lists[index].count).min(budget / pages);
+            let pages = list.order(PAGE_SIZE).pages();
+            let missing = STOCK[list.get()].saturating_sub(env.page_counts.get(list));
+            let missing = missing.min(budget / pages);
             if missing != 0 {
                 self.fetch(list, missing, env);
                 budget -= missing * pages;
@@ -222,24 +312,23 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
         count: usize,
         env: &Env<'a, PAGE_SIZE, L>,
     ) -> Option<PageRef<'a, PAGE_SIZE>> {
-        if self.remnant.count < count {
+        if env.page_counts.remnant.load(Ordering::Relaxed) < count {
             if let Some(block) = env.core.take_deferred(count) {
                 return Some(block);
             }
             let fits = |list: &ListIndex| {
-                let kept = &self.lists[usize::from(list.0)];
-                let pages = Self::order(*list).pages();
+                let pages = list.order(PAGE_SIZE).pages();
                 // Smaller than 4 MiB, so that the metadata of all its pages is valid.
-                kept.count != 0 && pages >= count && pages * PAGE_SIZE < 4 << 20
+                env.page_counts.get(*list) != 0 && pages >= count && pages * PAGE_SIZE < 4 << 20
             };
-            let list = (0..LISTS as u8).map(ListIndex).find(fits)?;
-            let block = self.pop(list, env)?;
+            let list = ListIndex::all().find(fits)?;
+            let block = self.pop(list, env.page_counts)?;
             self.defer_remnant(env);
-            self.keep_remnant(block, Self::order(list).pages(), env);
+            // SAFETY: just taken off the list.
+            self.keep_remnant(unsafe { block.page() }, list.order(PAGE_SIZE).pages(), env);
         }
-        let block = env.core.lookup(self.remnant.top)?;
-        let rest = self.remnant.count - count;
-        self.forget_remnant(env);
+        let (block, held) = self.take_remnant(env)?;
+        let rest = held - count;
         if rest != 0 {
             // SAFETY: the remnant is owned, and smaller than 4 MiB.
             let rest_block = unsafe { block.split_owned(count, rest)? };
@@ -261,23 +350,23 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
             block.set_kind(Kind::Handle);
             block.shorten_owned(count);
         }
-        self.remnant = PageList { top: block.addr(), count };
-        let kept = env.cached_pages.load(Ordering::Relaxed);
-        env.cached_pages.store(kept + count, Ordering::Relaxed);
+        self.remnant = KeptPage::keep(block);
+        env.page_counts.remnant.store(count, Ordering::Relaxed);
     }
 
-    fn forget_remnant<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
-        let kept = env.cached_pages.load(Ordering::Relaxed);
-        env.cached_pages.store(kept - self.remnant.count, Ordering::Relaxed);
-        self.remnant = PageList { top: 0, count: 0 };
+    /// The remnant and its pages.
+    fn take_remnant<'a, L: RawLock>(
+        &mut self,
+        env: &Env<'a, PAGE_SIZE, L>,
+    ) -> Option<(PageRef<'a, PAGE_SIZE>, usize)> {
+        let count = env.page_counts.remnant.load(Ordering::Relaxed);
+        env.page_counts.remnant.store(0, Ordering::Relaxed);
+        // SAFETY: with pages in it, it is one.
+        (count != 0).then(|| (unsafe { self.remnant.page() }, count))
     }
 
     fn defer_remnant<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
-        let PageList { top, count } = self.remnant;
-        self.forget_remnant(env);
-        if count != 0
-            && let Some(block) = env.core.lookup(top)
-        {
+        if let Some((block, count)) = self.take_remnant(env) {
             // SAFETY: the remnant was owned, of this count.
             unsafe { env.core.push_deferred(block, count) };
         }
@@ -286,58 +375,49 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
     /// Gives everything back. O(pages kept).
     pub(crate) fn drain<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
         self.defer_remnant(env);
-        for list in 0..LISTS as u8 {
-            let count = self.lists[usize::from(list)].count;
-            if count != 0 {
-                self.give_back(ListIndex(list), count, env);
-            }
-        }
+        self.keep_at_most(|_| 0, env);
     }
 
     /// Gives back what exceeds one batch in a list: the surplus of an earlier load.
     pub(crate) fn trim<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
-        for list in 0..LISTS as u8 {
-            let surplus =
-                self.lists[usize::from(list)].count.saturating_sub(BATCH[usize::from(list)]);
+        self.keep_at_most(ListIndex::batch, env);
+    }
+
+    fn keep_at_most<L: RawLock>(
+        &mut self,
+        limit: impl Fn(ListIndex) -> usize,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) {
+        for list in ListIndex::all() {
+            let surplus = env.page_counts.get(list).saturating_sub(limit(list));
             if surplus != 0 {
-                self.give_back(ListIndex(list), surplus, env);
+                self.give_back(list, surplus, env);
             }
         }
     }
 
-    /// I: a list's count is the length of its chain, every block on it is `Cached`.
+    /// I: every block on a list is `Cached`, of the list's order and count, aligned, and there once.
     pub(crate) fn check<L: RawLock>(&self, env: &Env<'_, PAGE_SIZE, L>) {
-        let mut pages = self.remnant.count;
-        for list in 0..LISTS as u8 {
-            let mut at = self.lists[usize::from(list)].top;
-            let mut length = 0;
-            while at != 0 {
-                let page = env.core.lookup(at).expect("page list: a kept page is managed");
-                assert_eq!(page.head().kind(), Kind::Cached, "page list: {at:#x} is not cached");
-                length += 1;
-                // SAFETY: a kept block, as just checked.
-                at = unsafe { link(page) };
+        for list in ListIndex::all() {
+            let count = env.page_counts.get(list);
+            assert!(count <= capacity(list.get()), "page list: {count} blocks kept");
+            let start = START[list.get()];
+            let order = list.order(PAGE_SIZE);
+            for (index, place) in self.places[start..start + count].iter().enumerate() {
+                // SAFETY: below the count, so a kept block.
+                let page = unsafe { place.page() };
+                let (head, addr) = (page.head(), page.addr());
+                assert!(env.core.lookup(addr).is_some(), "page list: a kept page is managed");
+                assert!(head.is_allocated(), "page list: {addr:#x} is not the list's");
+                assert_eq!(head.kind(), Kind::Cached, "page list: {addr:#x} is not cached");
+                assert_eq!(head.order(), Some(order), "page list: order of {addr:#x}");
+                assert_eq!(page.count(), order.pages(), "page list: count of {addr:#x}");
+                assert_eq!(addr & (order.pages() * PAGE_SIZE - 1), 0, "page list: alignment");
+                let below = &self.places[start..start + index];
+                // SAFETY: below the count, as above.
+                let again = below.iter().any(|place| unsafe { place.page() }.addr() == addr);
+                assert!(!again, "page list: {addr:#x} is kept twice");
             }
-            assert_eq!(length, self.lists[usize::from(list)].count, "page list: length");
-            pages += length * Self::order(ListIndex(list)).pages();
         }
-        assert_eq!(pages, env.cached_pages.load(Ordering::Relaxed), "page list: pages kept");
     }
-}
-
-/// # Safety
-/// - `page` is on a page list of a heap that the caller holds.
-unsafe fn link<const PAGE_SIZE: usize>(page: PageRef<'_, PAGE_SIZE>) -> usize {
-    // SAFETY: a kept block's metadata is valid (condition).
-    let words = unsafe { page.section().page_unchecked(page.pfn()) };
-    (u64::from(words.prev()) | u64::from(words.next()) << 32) as usize
-}
-
-/// # Safety
-/// - The caller owns the block that `page` heads.
-unsafe fn set_link<const PAGE_SIZE: usize>(page: PageRef<'_, PAGE_SIZE>, addr: usize) {
-    // SAFETY: an owned block's metadata is valid (condition).
-    let words = unsafe { page.section().page_unchecked(page.pfn()) };
-    words.set_prev(addr as u32);
-    words.set_next((addr as u64 >> 32) as u32);
 }

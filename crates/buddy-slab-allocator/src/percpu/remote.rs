@@ -11,11 +11,11 @@
 //! free was a double free: so an entry is checked against the page metadata once more before it
 //! is published.
 
+use core::hint::cold_path;
 use core::ptr::NonNull;
 
 use super::{Env, FaultLog};
-use crate::buddy::PageRef;
-use crate::slab::{ObjectIndex, Slab};
+use crate::slab::{GROUP_OBJECTS, Group, ObjectIndex, Slab};
 use crate::sync::RawLock;
 use crate::units::Misuse;
 
@@ -26,11 +26,22 @@ pub(crate) const MAX_WAITING_BYTES: usize = 256 << 10;
 
 #[derive(Clone, Copy)]
 struct Entry {
-    slab: Option<NonNull<Slab>>,
+    /// The first group of the slab, as the page metadata names it.
+    groups: Option<NonNull<Group>>,
     /// One object of the entry, by which the slab is found again.
     addr: usize,
-    group: usize,
+    number: usize,
     mask: usize,
+}
+
+/// An object of another heap's slab, and where it lies.
+#[derive(Clone, Copy)]
+pub(crate) struct RemoteObject {
+    /// The first group of its slab, as the page metadata names it.
+    pub(crate) groups: NonNull<Group>,
+    pub(crate) index: ObjectIndex,
+    pub(crate) addr: usize,
+    pub(crate) size_bytes: usize,
 }
 
 /// The remote frees that one heap has not published yet.
@@ -41,50 +52,72 @@ pub(crate) struct RemoteBatch {
 
 impl RemoteBatch {
     pub(crate) const fn new() -> Self {
-        let empty = Entry { slab: None, addr: 0, group: 0, mask: 0 };
+        let empty = Entry { groups: None, addr: 0, number: 0, mask: 0 };
         Self { entries: [empty; ENTRIES], waiting_bytes: 0 }
     }
 
-    /// Adds an object that another heap owns. O(1); one atomic operation when an entry goes out.
+    /// [`add`](Self::add) if that takes no more than a note.
+    #[inline(always)]
+    pub(crate) fn add_fast(&mut self, object: RemoteObject) -> bool {
+        let number = object.index.group();
+        let entry = &mut self.entries[Self::place(object.groups, number)];
+        let waiting_bytes = self.waiting_bytes + object.size_bytes;
+        if entry.groups != Some(object.groups)
+            || entry.number != number
+            || entry.mask & object.index.mask() != 0
+            || waiting_bytes > MAX_WAITING_BYTES
+        {
+            return false;
+        }
+        entry.mask |= object.index.mask();
+        self.waiting_bytes = waiting_bytes;
+        true
+    }
+
+    #[inline(always)]
+    fn place(groups: NonNull<Group>, number: usize) -> usize {
+        (groups.addr().get() / 64).wrapping_add(number) % ENTRIES
+    }
+
+    /// Adds an object that another heap owns, without a look at its slab: the next free of this
+    /// slab's objects finds the same entry. O(1); one atomic operation when an entry goes out.
+    ///
+    /// # Errors
+    /// [`Misuse::DoubleFree`] if the object waits here already.
     ///
     /// # Safety
-    /// - `slab` is the slab of `addr` by the page metadata, and `index` its object there.
+    /// - The page metadata says so of the object.
     pub(crate) unsafe fn add<const PAGE_SIZE: usize, L: RawLock>(
         &mut self,
-        slab: NonNull<Slab>,
-        index: ObjectIndex,
-        addr: usize,
+        object: RemoteObject,
         env: &Env<'_, PAGE_SIZE, L>,
         faults: &mut FaultLog,
     ) -> Result<(), Misuse> {
-        // SAFETY: the slab holds this object (condition), so its descriptor is alive.
-        let (already_free, size_bytes) =
-            unsafe { (Slab::is_free_hint(slab, index), Slab::object_size(slab)) };
-        if already_free {
-            return Err(Misuse::DoubleFree);
-        }
-        let group = index.group();
-        let place = (slab.addr().get() >> 6).wrapping_add(group) % ENTRIES;
-        let entry = &mut self.entries[place];
-        if entry.slab == Some(slab) && entry.group == group {
+        let RemoteObject { groups, index, addr, size_bytes } = object;
+        let number = index.group();
+        let entry = &mut self.entries[Self::place(groups, number)];
+        if entry.groups == Some(groups) && entry.number == number {
             if entry.mask & index.mask() != 0 {
+                cold_path();
                 return Err(Misuse::DoubleFree);
             }
             entry.mask |= index.mask();
         } else {
-            if entry.slab.is_some() {
+            if entry.groups.is_some() {
                 publish(entry, env, faults);
             }
-            *entry = Entry { slab: Some(slab), addr, group, mask: index.mask() };
+            *entry = Entry { groups: Some(groups), addr, number, mask: index.mask() };
         }
         self.waiting_bytes += size_bytes;
         if self.waiting_bytes > MAX_WAITING_BYTES {
+            cold_path();
             self.flush(env, faults);
         }
         Ok(())
     }
 
     /// Publishes everything.
+    #[cold]
     pub(crate) fn flush<const PAGE_SIZE: usize, L: RawLock>(
         &mut self,
         env: &Env<'_, PAGE_SIZE, L>,
@@ -94,7 +127,7 @@ impl RemoteBatch {
             return;
         }
         for entry in &mut self.entries {
-            if entry.slab.is_some() {
+            if entry.groups.is_some() {
                 publish(entry, env, faults);
             }
         }
@@ -102,31 +135,33 @@ impl RemoteBatch {
     }
 }
 
-#[cold]
+#[inline(never)]
 fn publish<const PAGE_SIZE: usize, L: RawLock>(
     entry: &mut Entry,
     env: &Env<'_, PAGE_SIZE, L>,
     faults: &mut FaultLog,
 ) {
-    let Some(slab) = entry.slab.take() else { return };
-    let found = env.core.lookup(entry.addr).and_then(PageRef::slab_descriptor);
-    if found.is_none_or(|descriptor| descriptor.addr() != slab.addr()) {
+    let Some(groups) = entry.groups.take() else { return };
+    let found = env.core.slab_at(entry.addr);
+    if found.is_none_or(|mark| mark.descriptor.addr() != groups.addr()) {
         faults.note(entry.addr, Misuse::DoubleFree);
         return;
     }
     // SAFETY: the page metadata says that the slab is there; the objects of the mask were live
     // when they came in and are freed by nobody else (a double free aside, which the slab's own
     // words then show).
-    unsafe { publish_to(slab, entry.group, entry.mask, env, faults) };
+    unsafe { publish_to(Slab::of_group(groups), entry.number, entry.mask, env, faults) };
 }
 
-/// Publishes the objects `mask` of a group of `slab`, and queues the group if it was idle.
+/// Publishes the objects `mask` of a group of `slab`, and queues its word if it was idle. Bits
+/// of no object are faults.
 ///
 /// # Safety
-/// - The slab is alive: at least one object of the mask has not been freed otherwise.
+/// - The slab is alive: at least one object of the mask has not been freed otherwise; the group
+///   exists, or the mask has no bit of an object.
 pub(crate) unsafe fn publish_to<const PAGE_SIZE: usize, L: RawLock>(
     slab: NonNull<Slab>,
-    group: usize,
+    number: usize,
     mask: usize,
     env: &Env<'_, PAGE_SIZE, L>,
     faults: &mut FaultLog,
@@ -136,18 +171,25 @@ pub(crate) unsafe fn publish_to<const PAGE_SIZE: usize, L: RawLock>(
     unsafe {
         let objects = Slab::objects(slab).addr();
         let size_bytes = Slab::object_size(slab);
-        let outcome = Slab::publish_remote(slab, group, mask);
-        if let Some(queued) = outcome.push {
-            let owner = Slab::owner(slab);
-            if let Some(inbox) = env.heaps.inbox_of(owner) {
-                inbox.push(queued);
+        let valid = Slab::valid_bits(slab, number);
+        let mut note = |mut bits: usize, kind| {
+            while bits != 0 {
+                let index = number * GROUP_OBJECTS + bits.trailing_zeros() as usize;
+                faults.note(objects + index * size_bytes, kind);
+                bits &= bits - 1;
             }
+        };
+        note(mask & !valid, Misuse::Interior);
+        if mask & valid == 0 {
+            return;
         }
-        let mut doubles = outcome.doubles;
-        while doubles != 0 {
-            let index = group * usize::BITS as usize + doubles.trailing_zeros() as usize;
-            faults.note(objects + index * size_bytes, Misuse::DoubleFree);
-            doubles &= doubles - 1;
+        let owner = Slab::owner(slab);
+        let outcome = Slab::publish_remote(slab, number, mask & valid);
+        if let Some(queued) = outcome.push
+            && let Some(inbox) = env.heaps.inbox_of(owner)
+        {
+            inbox.push(queued);
         }
+        note(outcome.doubles, Misuse::DoubleFree);
     }
 }

@@ -2,16 +2,16 @@
 
 use core::ptr::NonNull;
 
-use super::local::LOOSE;
+use super::class_slabs::ClassSlabs;
 use super::{Env, Local};
 use crate::buddy::{Kind, PageError, PageRef, Section};
-use crate::slab::{ClassTable, Inbox, SizeClass, Slab, SlabList, SlabPlace};
+use crate::slab::{ClassTable, Inbox, SizeClass, Slab, SlabLabel, SlabPlace};
 use crate::sync::RawLock;
 
 /// How many slabs of a class there are before longer ones are made.
 const FIRST_SLABS: usize = 4;
 
-/// In band, a descriptor lies at the start of a page.
+/// In band, a descriptor lies at the end of the slab's pages.
 const _: () = assert!(Slab::ALIGN <= 256, "the smallest page aligns a descriptor");
 
 impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
@@ -45,8 +45,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         // The lists are locked, or there is little on them, or no slot (the smallest pages have
         // none for some classes): a small slab whose descriptor lies in its own pages may do, from
         // the lists or from what this heap keeps.
-        let offset = Self::in_band_offset(class);
-        let count = (offset + info.size as usize).div_ceil(PAGE_SIZE);
+        let count = (Slab::descriptor_bytes(PAGE_SIZE) + info.size as usize).div_ceil(PAGE_SIZE);
         let page = if error == PageError::Busy {
             None
         } else {
@@ -57,7 +56,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     }
 
     /// Cuts `count` pages into a slab. The descriptor goes into a slot of the same section, or,
-    /// if none can be had, to the start of the pages themselves. Gives the pages back on failure.
+    /// if none can be had, to the end of the pages themselves. Gives the pages back on failure.
     fn format<L: RawLock>(
         class: SizeClass,
         page: PageRef<'_, PAGE_SIZE>,
@@ -65,57 +64,53 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         out_of_band: bool,
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> Result<NonNull<Slab>, PageError> {
+        let slot = if out_of_band { Self::descriptor_slot(class, page, count, env) } else { None };
         let bytes = count * PAGE_SIZE;
-        let info = ClassTable::<PAGE_SIZE>::info(class);
-        let first = count <= usize::from(info.first.pages);
-        let cut = if first { info.first } else { info.grown };
-        let descriptor_bytes = usize::from(cut.descriptor_bytes);
-        let slot = if out_of_band {
-            env.core.alloc_slot(page.section(), descriptor_bytes, env.wait).ok()
-        } else {
-            None
+        let object_bytes = match slot {
+            Some(_) => bytes,
+            // Room for any number of objects: such a slab may be larger than the preferred one.
+            None => bytes.saturating_sub(Slab::descriptor_bytes(PAGE_SIZE)),
         };
-        let start = page.ptr();
-        let (at, offset) = match slot {
-            Some(slot) => (slot, 0),
-            None => (start, Self::in_band_offset(class)),
-        };
+        let start = page.ptr().as_ptr();
+        let at = slot.map_or(start.wrapping_add(object_bytes), NonNull::as_ptr);
         let place = SlabPlace {
             section: core::ptr::from_ref(page.section()).cast_mut().cast(),
             pfn: page.pfn().get(),
             page_count: count as u16,
             in_band: slot.is_none(),
         };
-        let slab = if offset < bytes {
-            // SAFETY: `at` is a slot of the size that the class asks for, or the start of pages
-            // that are this heap's alone; the objects lie behind the descriptor, within the
-            // pages, aligned to the class's natural alignment.
-            unsafe {
-                let objects = start.as_ptr().add(offset);
-                let object_bytes = bytes - offset;
-                let at = at.as_ptr();
-                Slab::format(at, objects, object_bytes, class, PAGE_SIZE, env.id, place)
-            }
-        } else {
-            None
-        };
+        // SAFETY: `at` is a slot of the size that the class asks for, or the end of pages that
+        // are this heap's alone (if nothing fits before it, nothing is written); the objects lie
+        // before it, within the pages, aligned as the pages are.
+        let slab =
+            unsafe { Slab::format(at, start, object_bytes, class, PAGE_SIZE, env.id, place) };
         let Some(slab) = slab else {
             Self::give_pages_back(page, count, env);
             return Err(PageError::Exhausted);
         };
-        // SAFETY: the pages are this heap's, and the descriptor lies in their section.
-        unsafe { page.mark_slab(count, slab.as_ptr().cast()) };
-        // SAFETY: just formatted.
-        let objects = unsafe { Slab::object_count(slab) };
+        // SAFETY: just formatted; the pages are this heap's, and the descriptor lies in their
+        // section, near enough.
+        let objects = unsafe {
+            page.mark_slab(count, Slab::group(slab, 0).cast(), SlabLabel::new(env.id, class).raw());
+            Slab::object_count(slab)
+        };
         env.heaps.totals(class).add(count, objects);
         Ok(slab)
     }
 
-    /// Where the objects begin behind a descriptor that lies in the slab's own pages. It has room
-    /// for any number of objects, since such a slab may be larger than the preferred one.
-    fn in_band_offset(class: SizeClass) -> usize {
-        let align = (1usize << class.size().trailing_zeros()).min(PAGE_SIZE);
-        Slab::descriptor_bytes(PAGE_SIZE).next_multiple_of(align)
+    /// A slot for the descriptor of a slab of `count` pages.
+    fn descriptor_slot<L: RawLock>(
+        class: SizeClass,
+        page: PageRef<'_, PAGE_SIZE>,
+        count: usize,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) -> Option<NonNull<u8>> {
+        let info = ClassTable::<PAGE_SIZE>::info(class);
+        let first = count <= usize::from(info.first.pages);
+        let cut = if first { info.first } else { info.grown };
+        let bytes = usize::from(cut.descriptor_bytes);
+        let near = |slot| page.can_mark(count, slot);
+        env.core.alloc_slot(page.section(), bytes, env.wait, near).ok()
     }
 
     fn give_pages_back<L: RawLock>(
@@ -155,7 +150,8 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             let Some(page) = PageRef::of(section, place.pfn) else { return false };
             page.unmark_slab(count, Kind::Cached);
             if !place.in_band && env.core.free_slot(section, slab.cast(), env.wait).is_err() {
-                page.mark_slab(count, slab.as_ptr().cast());
+                let label = SlabLabel::new(Slab::owner(slab), class).raw();
+                page.mark_slab(count, Slab::group(slab, 0).cast(), label);
                 return false;
             }
             Self::give_pages_back(page, count, env);
@@ -173,46 +169,60 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         for class in 0..SizeClass::COUNT {
             self.release_empty(class, env);
         }
-        self.pages.drain(env);
+        self.drain_pages(env);
     }
 
-    /// Releases the empty slabs of a class. O(partial slabs).
+    /// Gives every kept page back.
+    pub(crate) fn drain_pages<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
+        self.pages.drain(env);
+        self.blocks.drain(env);
+    }
+
+    /// Releases the empty slabs of a class. O(slabs in the chain).
     fn release_empty<L: RawLock>(&mut self, class: usize, env: &Env<'_, PAGE_SIZE, L>) {
-        // SAFETY: the current slab and those on the list are alive and this heap's.
+        let slabs = &mut self.classes[class];
+        let (mut at, current) = (slabs.first_partial(), slabs.current());
+        // SAFETY: the slabs in the chain are alive and this heap's; what follows a partial one
+        // stays where it is when that one goes.
         unsafe {
-            if let Some(slab) = self.classes[class].current
-                && Slab::quiescent(slab)
-            {
-                self.classes[class].current = None;
-                if !Self::release(slab, env) {
-                    self.classes[class].current = Some(slab);
-                }
-            }
-            // An empty slab is at the front; those whose release had to wait may be anywhere.
-            let mut at = self.classes[class].partial.front();
             while let Some(slab) = at {
-                at = SlabList::next(slab);
-                if Slab::quiescent(slab) {
-                    self.classes[class].partial.remove(slab);
-                    if !Self::release(slab, env) {
-                        self.classes[class].partial.push_front(slab);
-                        break;
-                    }
+                at = Slab::next(slab);
+                if !Self::release_quiescent(slabs, slab, env) {
+                    return;
                 }
             }
+            if let Some(slab) = current {
+                Self::release_quiescent(slabs, slab, env);
+            }
+        }
+    }
+
+    /// Releases a slab if nothing of it is in use; `false` if that had to wait.
+    ///
+    /// # Safety
+    /// - `slab` is in the chain, which is this heap's.
+    unsafe fn release_quiescent<L: RawLock>(
+        slabs: &mut ClassSlabs,
+        slab: NonNull<Slab>,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) -> bool {
+        // SAFETY: alive and this heap's (condition).
+        unsafe {
+            if !Slab::quiescent(slab) {
+                return true;
+            }
+            slabs.remove(slab);
+            let released = Self::release(slab, env);
+            if !released {
+                slabs.insert(slab);
+            }
+            released
         }
     }
 
     /// Takes an object of `class` from what this heap has at hand, on behalf of a CPU that found
     /// no memory anywhere else. O(1).
     pub(crate) fn take_for_another(&mut self, class: SizeClass) -> Option<NonNull<u8>> {
-        if let Some(object) = self.alloc(class) {
-            return Some(object);
-        }
-        if let Some(full) = self.classes[class.index()].current.take() {
-            // SAFETY: it was this heap's current slab; with no object left it is loose.
-            unsafe { Slab::set_state(full, LOOSE) };
-        }
-        if self.promote(class) { self.alloc(class) } else { None }
+        self.alloc_at_hand(class)
     }
 }

@@ -2,7 +2,7 @@
 //! has not collected it, and may not for a long time.
 //!
 //! # Protocol
-//! Groups taken off the owner's inbox are the taker's until it pushes them back (`slab::groups`),
+//! Groups taken off the owner's inbox are the taker's until it pushes them back (`slab::remote_word`),
 //! so the owner cannot collect them meanwhile. An object that is taken out of a remote word was
 //! never free from the owner's view: it simply changes its user. A slab all of whose objects wait
 //! in its remote words, all of whose groups the taker holds, and whose state says that it is on no
@@ -13,7 +13,7 @@
 
 use core::ptr::NonNull;
 
-use super::local::LOOSE;
+use super::class_slabs::LOOSE;
 use super::{Env, Heap, Local};
 use crate::slab::{self, Inbox, SizeClass, Slab};
 use crate::sync::RawLock;

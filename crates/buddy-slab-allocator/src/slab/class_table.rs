@@ -57,6 +57,10 @@ impl<const PAGE_SIZE: usize> ClassTable<PAGE_SIZE> {
         info
     };
 
+    /// Whether a slab may have more places for objects than its descriptor records, so that an
+    /// index has to be compared with the number of objects.
+    pub(crate) const IS_CAPPED: bool = DescriptorLayout::is_capped(PAGE_SIZE);
+
     /// The row of a class.
     #[inline(always)]
     pub(crate) const fn info(class: SizeClass) -> &'static ClassInfo {
@@ -73,6 +77,27 @@ impl<const PAGE_SIZE: usize> ClassTable<PAGE_SIZE> {
 pub(super) const fn reciprocal(size: usize) -> u32 {
     ((1u64 << 32).div_ceil(size as u64)) as u32
 }
+
+/// What divides an offset by the size of a class, without a division.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Divisor {
+    /// See [`reciprocal`].
+    pub(super) reciprocal: u32,
+    /// The size.
+    pub(super) size: u32,
+}
+
+/// The divisor of every class, by index.
+pub(super) const DIVISORS: &[Divisor; SizeClass::COUNT] = &{
+    let mut divisors = [Divisor { reciprocal: 0, size: 0 }; SizeClass::COUNT];
+    let mut i = 0;
+    while i < SizeClass::COUNT {
+        let size = SizeClass::ALL[i].size();
+        divisors[i] = Divisor { reciprocal: reciprocal(size), size: size as u32 };
+        i += 1;
+    }
+    divisors
+};
 
 /// Objects in `bytes` bytes, capped by what a descriptor for this page size records.
 pub(super) const fn objects_in(bytes: usize, size: usize, page_size: usize) -> usize {
@@ -128,12 +153,12 @@ const fn cut(
         }
         pages += 1;
     }
-    let object_count = objects_in(pages * page_size, size, page_size);
     SlabCut {
         pages: pages as u8,
-        descriptor_bytes: DescriptorLayout::new(object_count, page_size).bytes as u16,
+        descriptor_bytes: DescriptorLayout::new((pages * page_size).div_ceil(size), page_size).bytes
+            as u16,
         #[cfg(test)]
-        object_count: object_count as u16,
+        object_count: objects_in(pages * page_size, size, page_size) as u16,
     }
 }
 
@@ -156,7 +181,7 @@ const fn least_waste(size: usize, page_size: usize, limit: usize, wanted_objects
 const fn waste_permille(size: usize, page_size: usize, pages: usize) -> usize {
     let bytes = pages * page_size;
     let objects = objects_in(bytes, size, page_size);
-    let descriptor = DescriptorLayout::new(objects, page_size).bytes;
+    let descriptor = DescriptorLayout::new(bytes.div_ceil(size), page_size).bytes;
     ((bytes - objects * size + descriptor) * 1000).div_ceil(bytes)
 }
 
@@ -176,7 +201,7 @@ mod tests {
             assert!(info.usable, "{info:?}");
             for cut in [&info.first, &info.grown] {
                 assert!(tail_permille(info.size, cut, 4096) < 30, "{info:?}");
-                assert!(cut.descriptor_bytes <= 256 && cut.object_count <= 512, "{info:?}");
+                assert!(cut.descriptor_bytes <= 512 && cut.object_count <= 512, "{info:?}");
                 assert!(cut.object_count >= if info.size > 8192 { 2 } else { 8 }, "{info:?}");
                 assert!(cut.pages <= if info.size > 8192 { 32 } else { 16 }, "{info:?}");
             }
@@ -222,7 +247,7 @@ mod tests {
         for class in SizeClass::ALL {
             let (size, reciprocal) = (class.size() as u64, u64::from(reciprocal(class.size())));
             for k in 0..u64::from(u16::MAX) {
-                // Offsets are 32 bits wide, as in `Slab::index_of`.
+                // Offsets are 32 bits wide, as in `ObjectIndex::at`.
                 if k * size <= u64::from(u32::MAX) {
                     assert_eq!((k * size * reciprocal) >> 32, k, "{class:?}");
                 }

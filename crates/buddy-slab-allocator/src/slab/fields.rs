@@ -3,9 +3,11 @@
 
 use core::ptr::NonNull;
 
+use super::group::Group;
 use super::layout::GROUP_OBJECTS;
+use super::object_index::ObjectIndex;
 use super::size_class::SizeClass;
-use super::slab::{ObjectIndex, Slab, SlabPlace};
+use super::slab::{Slab, SlabPlace};
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Every function wants a slab that is formatted and not released; those that say *owner* are
@@ -17,8 +19,8 @@ impl Slab {
     /// - The slab is kept alive.
     #[inline(always)]
     pub(crate) unsafe fn owner(slab: NonNull<Self>) -> u16 {
-        // SAFETY: alive, and the field is atomic.
-        unsafe { (*slab.as_ptr()).owner.load(Acquire) }
+        // SAFETY: alive; the field never changes.
+        unsafe { (*slab.as_ptr()).owner }
     }
 
     /// The size class of the objects.
@@ -37,8 +39,8 @@ impl Slab {
     /// - The slab is kept alive.
     #[inline(always)]
     pub(crate) unsafe fn object_size(slab: NonNull<Self>) -> usize {
-        // SAFETY: alive; the field never changes.
-        unsafe { (*slab.as_ptr()).size as usize }
+        // SAFETY: passed on.
+        unsafe { Self::class(slab) }.size()
     }
 
     /// How many objects the slab holds, used or free.
@@ -51,7 +53,7 @@ impl Slab {
         unsafe { usize::from((*slab.as_ptr()).object_count) }
     }
 
-    /// How many groups of objects the slab has.
+    /// How many groups the slab has; the last ones may be without objects.
     ///
     /// # Safety
     /// - The slab is kept alive.
@@ -61,35 +63,75 @@ impl Slab {
         unsafe { Self::object_count(slab) }.div_ceil(GROUP_OBJECTS)
     }
 
-    /// Objects in use, counting those whose remote free waits to be collected. A snapshot unless
-    /// the caller is the owner.
+    /// The slab of a group.
     ///
     /// # Safety
-    /// - The slab is kept alive.
+    /// - The group is not the empty one, and its slab is kept alive.
     #[inline]
+    pub(crate) unsafe fn of_group(group: NonNull<Group>) -> NonNull<Self> {
+        // SAFETY: the group lies so far into its descriptor, from whose pointer its own was
+        // derived.
+        unsafe { group.byte_sub(usize::from((*group.as_ptr()).at)).cast() }
+    }
+
+    /// Whether the group is one of this slab's.
+    ///
+    /// # Safety
+    /// - The slab is kept alive. (The group need not be.)
+    pub(crate) unsafe fn has_group(slab: NonNull<Self>, group: NonNull<Group>) -> bool {
+        // SAFETY: passed on; the field never changes.
+        let groups_at = unsafe { usize::from((*slab.as_ptr()).groups_at) };
+        let first = slab.addr().get() + groups_at;
+        // SAFETY: passed on.
+        let bytes = unsafe { Self::group_count(slab) } * size_of::<Group>();
+        group.addr().get().wrapping_sub(first) < bytes
+    }
+
+    /// Objects in use, counting those whose remote free waits to be collected. A snapshot unless
+    /// the caller is the owner. O(groups).
+    ///
+    /// # Safety
+    /// - The slab is kept alive.
     pub(crate) unsafe fn used(slab: NonNull<Self>) -> usize {
-        // SAFETY: alive, and the field is atomic.
-        unsafe { usize::from((*slab.as_ptr()).used.load(Relaxed)) }
+        // SAFETY: passed on; the groups are those that exist.
+        unsafe {
+            let in_use = |number| Group::in_use(Self::group(slab, number)).count_ones() as usize;
+            (0..Self::group_count(slab)).map(in_use).sum()
+        }
     }
 
-    /// Whether no object is free locally.
+    /// Whether no object is free locally. O(groups).
     ///
     /// # Safety
     /// - The slab is kept alive.
-    #[inline(always)]
     pub(crate) unsafe fn is_full(slab: NonNull<Self>) -> bool {
-        // SAFETY: passed on.
-        unsafe { Self::used(slab) == Self::object_count(slab) }
+        // SAFETY: passed on; the groups are those that exist.
+        unsafe {
+            (0..Self::group_count(slab)).all(|number| {
+                Group::in_use(Self::group(slab, number)) == Self::valid_bits(slab, number)
+            })
+        }
     }
 
-    /// Whether every object is free.
+    /// Whether every object is free. O(groups).
     ///
     /// # Safety
     /// - The slab is kept alive.
-    #[inline(always)]
     pub(crate) unsafe fn is_empty(slab: NonNull<Self>) -> bool {
+        // SAFETY: passed on; the groups are those that exist.
+        unsafe {
+            (0..Self::group_count(slab)).all(|number| Group::in_use(Self::group(slab, number)) == 0)
+        }
+    }
+
+    /// Whether nothing is taken: every object is free, and none is set aside. O(1).
+    ///
+    /// # Safety
+    /// - The caller is the owner.
+    #[inline]
+    pub(crate) unsafe fn is_idle(slab: NonNull<Self>) -> bool {
         // SAFETY: passed on.
-        unsafe { Self::used(slab) == 0 }
+        unsafe { (*slab.as_ptr()).busy_groups.load(Relaxed) == 0 }
     }
 
     /// Whether the slab may be released: every object is free and no remote bit is pending. The
@@ -103,8 +145,40 @@ impl Slab {
         unsafe {
             Self::is_empty(slab)
                 && (0..Self::group_count(slab))
-                    .all(|group| Self::remote_group(slab, group).as_ref().pending() == 0)
+                    .all(|number| Self::remote_word(slab, number).as_ref().pending() == 0)
         }
+    }
+
+    /// Seals the slab, of which nothing is free, or opens it again. O(groups).
+    ///
+    /// # Safety
+    /// - The caller is the owner; to seal: every object is in use.
+    pub(crate) unsafe fn set_sealed(slab: NonNull<Self>, sealed: bool) {
+        // SAFETY: passed on; the groups are those that exist.
+        unsafe {
+            for number in 0..Self::group_count(slab) {
+                Group::set_sealed(Self::group(slab, number), sealed);
+            }
+        }
+    }
+
+    /// Whether the slab is sealed.
+    ///
+    /// # Safety
+    /// - The slab is kept alive.
+    pub(crate) unsafe fn is_sealed(slab: NonNull<Self>) -> bool {
+        // SAFETY: passed on; the first group exists.
+        unsafe { Group::is_sealed(Self::group(slab, 0)) }
+    }
+
+    /// The group that objects come from, or came from last.
+    ///
+    /// # Safety
+    /// - The caller is the owner.
+    #[inline]
+    pub(crate) unsafe fn cursor_group(slab: NonNull<Self>) -> NonNull<Group> {
+        // SAFETY: passed on; the cursor is the number of a group (S2).
+        unsafe { Self::group(slab, usize::from((*slab.as_ptr()).cursor.load(Relaxed))) }
     }
 
     /// Where the pages lie.
@@ -153,7 +227,7 @@ impl Slab {
     #[inline(always)]
     pub(crate) unsafe fn state(slab: NonNull<Self>) -> u8 {
         // SAFETY: alive, and the field is atomic.
-        unsafe { (*slab.as_ptr()).state.load(Relaxed) as u8 }
+        unsafe { (*slab.as_ptr()).state.load(Relaxed) }
     }
 
     /// Sets the owner's tag. Whoever sees it by [`all_freed`](Self::all_freed) also sees what the
@@ -164,7 +238,7 @@ impl Slab {
     #[inline(always)]
     pub(crate) unsafe fn set_state(slab: NonNull<Self>, state: u8) {
         // SAFETY: alive, and the field is atomic.
-        unsafe { (*slab.as_ptr()).state.store(u16::from(state), Release) }
+        unsafe { (*slab.as_ptr()).state.store(state, Release) }
     }
 
     /// Whether every object waits in the remote words, and the owner's tag is `state`: the owner
@@ -173,18 +247,14 @@ impl Slab {
     /// # Safety
     /// - The slab is kept alive.
     pub(crate) unsafe fn all_freed(slab: NonNull<Self>, state: u8) -> bool {
-        // SAFETY: alive, and the field is atomic; the groups are those that exist.
+        // SAFETY: alive, and the fields are atomic; the groups are those that exist.
         unsafe {
-            let mut pending = 0;
-            for group in 0..Self::group_count(slab) {
-                let free = (*Self::free_word(slab, group)).load(Relaxed);
-                if free != 0 {
-                    return false; // a double free is pending, or not all objects are out
-                }
-                pending += Self::remote_group(slab, group).as_ref().pending().count_ones();
+            if (*slab.as_ptr()).state.load(Acquire) != state || !Self::is_full(slab) {
+                return false; // in the owner's hands, or a double free is pending
             }
+            let pending = |number| Self::remote_word(slab, number).as_ref().pending().count_ones();
+            let pending: u32 = (0..Self::group_count(slab)).map(pending).sum();
             pending as usize == Self::object_count(slab)
-                && (*slab.as_ptr()).state.load(Acquire) == u16::from(state)
         }
     }
 
@@ -196,7 +266,7 @@ impl Slab {
         // SAFETY: alive while its groups are not collected; the groups are those that exist.
         unsafe {
             for group in 0..Self::group_count(slab) {
-                Self::remote_group(slab, group).as_ref().take();
+                Self::remote_word(slab, group).as_ref().take();
             }
         }
     }
@@ -210,9 +280,9 @@ impl Slab {
     pub(crate) unsafe fn is_free_hint(slab: NonNull<Self>, index: ObjectIndex) -> bool {
         // SAFETY: the index is within the slab, so its group exists; both words are atomic.
         unsafe {
-            let free = (*Self::free_word(slab, index.group())).load(Relaxed);
-            let remote = Self::remote_group(slab, index.group()).as_ref().pending();
-            (free | remote) & index.mask() != 0
+            let in_use = Group::in_use(Self::group(slab, index.group()));
+            let remote = Self::remote_word(slab, index.group()).as_ref().pending();
+            in_use & !remote & index.mask() == 0
         }
     }
 
@@ -243,7 +313,7 @@ impl Slab {
         }
     }
 
-    /// Checks S1 and S2. O(words); empty in a release build.
+    /// Checks S1, S2 and, of every group, G1. O(groups); empty in a release build.
     ///
     /// # Safety
     /// - The caller is the owner.
@@ -254,19 +324,27 @@ impl Slab {
         // SAFETY: the owner reads its words; the groups are those that exist.
         unsafe {
             let this = slab.as_ptr();
-            let (count, groups) = (Self::object_count(slab), Self::group_count(slab));
-            let mut free_bits = 0;
-            for group in 0..groups {
-                let free = (*Self::free_word(slab, group)).load(Relaxed);
-                let rest = count - group * GROUP_OBJECTS;
-                assert!(rest >= GROUP_OBJECTS || free >> rest == 0, "S1: a bit beyond the objects");
-                free_bits += free.count_ones() as usize;
+            let cursor = usize::from((*this).cursor.load(Relaxed));
+            let (count, sealed) = (Self::group_count(slab), Self::is_sealed(slab));
+            let mut busy = 0;
+            for number in 0..count {
+                let group = Self::group(slab, number);
+                let taken = (*group.as_ptr()).taken.load(Relaxed);
+                let ready = (*group.as_ptr()).ready.load(Relaxed);
+                let valid = Self::valid_bits(slab, number);
+                assert_eq!(taken & !valid, 0, "G1: a bit beyond the objects");
+                assert_eq!(Group::is_sealed(group), sealed, "G1: sealed as a whole");
+                if sealed {
+                    assert_eq!(taken, valid, "G1: nothing is free in a sealed slab");
+                } else {
+                    assert_eq!(ready & !taken, 0, "G1: what is set aside is taken");
+                    assert!(ready == 0 || number == cursor, "S2: set aside beside the cursor");
+                }
+                assert_eq!(Self::of_group(group), slab, "a group finds its slab");
+                busy += usize::from(taken != 0);
             }
-            assert_eq!(Self::used(slab) + free_bits, count, "S1: used + free == object_count");
-            let first = usize::from((*this).cursor_first.load(Relaxed));
-            let cursor = Self::free_word(slab, first / GROUP_OBJECTS).addr() - slab.addr().get();
-            assert!(first < count && first.is_multiple_of(GROUP_OBJECTS), "S2: cursor's index");
-            assert_eq!(cursor, usize::from((*this).cursor_at.load(Relaxed)), "S2: cursor's word");
+            assert_eq!(usize::from((*this).busy_groups.load(Relaxed)), busy, "S1: busy groups");
+            assert!(cursor < count, "S2: the cursor's group");
         }
     }
 

@@ -1,20 +1,20 @@
-//! The inbox of a heap: groups in which other CPUs have left objects.
+//! The inbox of a heap: remote words in which other CPUs have left objects.
 //!
 //! A stack that any CPU pushes on and that its owner takes whole, so it has no ABA problem: a
-//! group is pushed again only after it was taken. See `groups` for the protocol around it.
+//! word is pushed again only after it was taken. See `remote_word` for the protocol around it.
 
 use core::ptr::NonNull;
 
-use super::groups::RemoteGroup;
+use super::remote_word::RemoteWord;
 use crate::sync::atomic::{AtomicPtr, Ordering};
 
-/// The queue of groups with remote frees for one heap.
+/// The queue of remote words for one heap.
 ///
 /// # Invariants
-/// - Every group on it has a non-zero remote word, or its owner is just about to take it.
-/// - A group is on at most one inbox.
+/// - Every word on it is not zero, or its owner is just about to take it.
+/// - A word is on at most one inbox.
 pub(crate) struct Inbox {
-    head: AtomicPtr<RemoteGroup>,
+    head: AtomicPtr<RemoteWord>,
 }
 
 impl Inbox {
@@ -30,24 +30,24 @@ impl Inbox {
         Self { head: AtomicPtr::new(core::ptr::null_mut()) }
     }
 
-    /// Queues a group. Lock-free; one compare-and-swap unless disturbed.
+    /// Queues a remote word. Lock-free; one compare-and-swap unless disturbed.
     ///
     /// # Safety
-    /// - The caller is the one CPU that must push this group: its publish found the word zero, or
-    ///   it has taken the group off another inbox without collecting it.
-    /// - The caller does not touch the group or its slab afterwards.
+    /// - The caller is the one CPU that must push this word: its publish found the word zero, or
+    ///   it has taken the word off another inbox without collecting it.
+    /// - The caller does not touch the word or its slab afterwards.
     #[inline]
-    pub(crate) unsafe fn push(&self, group: NonNull<RemoteGroup>) {
+    pub(crate) unsafe fn push(&self, word: NonNull<RemoteWord>) {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
-            // SAFETY: a bit of the group is pending and only its pusher can hand it on, so its
+            // SAFETY: a bit of the word is pending and only its pusher can hand it on, so its
             // slab is not released before the exchange below succeeds.
-            unsafe { group.as_ref() }.set_link(head);
+            unsafe { word.as_ref() }.set_link(head);
             // Release: whoever takes the stack sees the link. Pushes by others in between are
             // read-modify-writes, which continue the release sequence.
             match self.head.compare_exchange_weak(
                 head,
-                group.as_ptr(),
+                word.as_ptr(),
                 Ordering::Release,
                 Ordering::Relaxed,
             ) {
@@ -57,7 +57,7 @@ impl Inbox {
         }
     }
 
-    /// Takes everything queued. Every group of the chain must be collected, or pushed on the
+    /// Takes everything queued. Every word of the chain must be collected, or pushed on the
     /// inbox of its slab's present owner.
     ///
     /// Meant for the owner; another CPU may act for it only while it keeps the owner out.
@@ -76,23 +76,23 @@ impl Inbox {
     }
 }
 
-/// Groups taken off an inbox, yielded one by one. Must be run to its end: what it has not
+/// Words taken off an inbox, yielded one by one. Must be run to its end: what it has not
 /// yielded stays queued nowhere.
-#[must_use = "groups that are not yielded are lost"]
+#[must_use = "words that are not yielded are lost"]
 pub(crate) struct Chain {
-    next: *mut RemoteGroup,
+    next: *mut RemoteWord,
 }
 
 impl Iterator for Chain {
-    type Item = NonNull<RemoteGroup>;
+    type Item = NonNull<RemoteWord>;
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let group = NonNull::new(self.next)?;
-        // SAFETY: the group is queued and uncollected, so its slab lives. The link is read
-        // before the group is yielded: once it is collected, it may be pushed elsewhere.
-        self.next = unsafe { group.as_ref() }.link();
-        Some(group)
+        let word = NonNull::new(self.next)?;
+        // SAFETY: the word is queued and uncollected, so its slab lives. The link is read
+        // before it is yielded: once it is collected, it may be pushed elsewhere.
+        self.next = unsafe { word.as_ref() }.link();
+        Some(word)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A list of slabs, linked through their descriptors. One word; owner only.
+//! Lists of slabs, linked through their descriptors. Owner only.
 
 use core::ptr::NonNull;
 
@@ -30,16 +30,6 @@ impl SlabList {
         self.front
     }
 
-    /// The slab behind `slab`.
-    ///
-    /// # Safety
-    /// - `slab` is on a list of the caller's.
-    #[inline]
-    pub(crate) unsafe fn next(slab: NonNull<Slab>) -> Option<NonNull<Slab>> {
-        // SAFETY: a listed slab is formatted, and its links are its owner's.
-        NonNull::new(unsafe { Slab::links(slab) }.0)
-    }
-
     /// Puts a slab in front.
     ///
     /// # Safety
@@ -57,39 +47,67 @@ impl SlabList {
         self.front = Some(slab);
     }
 
-    /// Takes the first slab.
-    ///
-    /// # Safety
-    /// - The caller owns every slab on the list.
-    #[inline]
-    pub(crate) unsafe fn pop_front(&mut self) -> Option<NonNull<Slab>> {
-        let slab = self.front?;
-        // SAFETY: it is on this list.
-        unsafe { self.remove(slab) };
-        Some(slab)
-    }
-
     /// Takes a slab off, wherever it is.
     ///
     /// # Safety
     /// - The caller owns `slab` and its neighbours, and it is on this list.
     #[inline]
     pub(crate) unsafe fn remove(&mut self, slab: NonNull<Slab>) {
-        // SAFETY: the slab is on this list, so its links lead to listed slabs or nowhere, and
-        // all of them are the caller's.
+        // SAFETY: the slab is on this list, so its links are as `unlink` wants them.
         unsafe {
-            let (next, prev) = Slab::links(slab);
-            match NonNull::new(prev) {
-                Some(prev) => Slab::set_next(prev, next),
-                None => {
-                    debug_assert_eq!(self.front, Some(slab));
-                    self.front = NonNull::new(next);
-                }
+            if self.front == Some(slab) {
+                self.front = Slab::next(slab);
+            }
+            Slab::unlink(slab);
+        }
+    }
+}
+
+impl Slab {
+    /// The slab behind this one.
+    ///
+    /// # Safety
+    /// - The slab is on a list of the caller's.
+    #[inline]
+    pub(crate) unsafe fn next(slab: NonNull<Self>) -> Option<NonNull<Self>> {
+        // SAFETY: a listed slab is formatted, and its links are its owner's.
+        NonNull::new(unsafe { Self::links(slab) }.0)
+    }
+
+    /// Links a slab in behind another.
+    ///
+    /// # Safety
+    /// - The caller owns `slab`, which is on no list, and all of the list that `before` is on.
+    #[inline]
+    pub(crate) unsafe fn link_behind(slab: NonNull<Self>, before: NonNull<Self>) {
+        // SAFETY: all of them are the caller's (condition).
+        unsafe {
+            let next = Self::links(before).0;
+            Self::set_links(slab, next, before.as_ptr());
+            Self::set_next(before, slab.as_ptr());
+            if let Some(next) = NonNull::new(next) {
+                Self::set_prev(next, slab.as_ptr());
+            }
+        }
+    }
+
+    /// Takes a slab out from between its neighbours. Whoever names the first one of the list sees
+    /// to that.
+    ///
+    /// # Safety
+    /// - The caller owns `slab` and all of the list that it is on.
+    #[inline]
+    pub(crate) unsafe fn unlink(slab: NonNull<Self>) {
+        // SAFETY: the links lead to listed slabs or nowhere, and all of them are the caller's.
+        unsafe {
+            let (next, prev) = Self::links(slab);
+            if let Some(prev) = NonNull::new(prev) {
+                Self::set_next(prev, next);
             }
             if let Some(next) = NonNull::new(next) {
-                Slab::set_prev(next, prev);
+                Self::set_prev(next, prev);
             }
-            Slab::set_links(slab, core::ptr::null_mut(), core::ptr::null_mut());
+            Self::set_links(slab, core::ptr::null_mut(), core::ptr::null_mut());
         }
     }
 }

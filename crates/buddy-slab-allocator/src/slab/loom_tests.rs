@@ -13,19 +13,19 @@ use std::vec::Vec;
 use loom::sync::Arc;
 use loom::thread;
 
-use super::groups::RemoteGroup;
 use super::inbox::Inbox;
+use super::remote_word::RemoteWord;
 
 /// A slab of `N` groups, of which the model's objects are bits.
 struct ModelSlab {
-    groups: Vec<NonNull<RemoteGroup>>,
+    groups: Vec<NonNull<RemoteWord>>,
     free: Vec<usize>,
     used: usize,
 }
 
 /// Lets the model's threads share groups.
 #[derive(Clone, Copy)]
-struct Shared(NonNull<RemoteGroup>);
+struct Shared(NonNull<RemoteWord>);
 // SAFETY: groups are made of atomics.
 unsafe impl Send for Shared {}
 
@@ -45,7 +45,7 @@ impl Shared {
 impl ModelSlab {
     /// All objects of `used_masks` are handed out, group by group.
     fn new(used_masks: &[usize]) -> Self {
-        let group = |tag| NonNull::from(Box::leak(Box::new(RemoteGroup::new(tag))));
+        let group = |tag| NonNull::from(Box::leak(Box::new(RemoteWord::new(tag))));
         Self {
             groups: (0..used_masks.len()).map(group).collect(),
             free: used_masks.iter().map(|mask| !mask).collect(),
@@ -58,7 +58,7 @@ impl ModelSlab {
     }
 
     /// What `remote::collect` does; returns the doubles.
-    fn collect(&mut self, group: NonNull<RemoteGroup>) -> usize {
+    fn collect(&mut self, group: NonNull<RemoteWord>) -> usize {
         // SAFETY: popped off the inbox, so not released.
         let (bits, index) = unsafe { (group.as_ref().take(), group.as_ref().tag()) };
         assert_ne!(bits, 0, "a queued group has a bit pending");

@@ -1,9 +1,11 @@
 //! Slabs: runs of pages cut into equal objects.
 //!
 //! - [`SizeClass`]: which object sizes there are. `class_table`: how slabs of each are cut.
-//! - `slab`: one slab, its descriptor of bitmaps, what its owner does with it. `layout`: where
-//!   the parts of the descriptor lie. `list`: lists of slabs.
-//! - `groups`, `inbox`, `remote`: how other CPUs give objects back without waiting.
+//! - `slab`: one slab, its descriptor, what its owner does with it. `group`: a word's worth of its
+//!   objects, where allocating and freeing happen. `object_index`: from an address to an object.
+//!   `label`: what the pages of a slab say about it. `layout`: where the parts of the descriptor
+//!   lie. `list`: lists of slabs.
+//! - `remote_word`, `inbox`, `remote`: how other CPUs give objects back without waiting.
 //! - [`SlabAllocator`]: slabs on their own, with pages supplied by the caller.
 //!
 //! Free objects are bits in a descriptor, never links inside the objects: memory that a user
@@ -16,14 +18,20 @@
 mod class_table;
 #[cfg(not(loom))]
 mod fields;
-mod groups;
+#[cfg(not(loom))]
+mod group;
 mod inbox;
+#[cfg(not(loom))]
+mod label;
 #[cfg(not(loom))]
 mod layout;
 #[cfg(not(loom))]
 mod list;
 #[cfg(not(loom))]
+mod object_index;
+#[cfg(not(loom))]
 mod remote;
+mod remote_word;
 #[cfg(not(loom))]
 mod size_class;
 #[cfg(not(loom))]
@@ -44,11 +52,14 @@ mod tests;
 #[cfg(not(loom))]
 pub(crate) use {
     class_table::ClassTable,
-    groups::RemoteGroup,
+    group::{Group, GroupFree},
     inbox::Inbox,
-    list::SlabList,
-    remote::{collect, group_index, slab_of, take_one},
-    slab::{FreeOutcome, ObjectIndex, Slab, SlabPlace},
+    label::SlabLabel,
+    layout::GROUP_OBJECTS,
+    object_index::ObjectIndex,
+    remote::{collect, group_number, slab_of, take_one},
+    remote_word::RemoteWord,
+    slab::{Slab, SlabPlace},
 };
 #[cfg(not(loom))]
 pub use {

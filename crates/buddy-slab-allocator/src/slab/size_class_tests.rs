@@ -36,3 +36,16 @@ fn page_size_bounds_size_and_alignment() {
     assert_eq!(SizeClass::for_request(32768, 8, 4096), Some(SizeClass::Bytes32768));
     assert_eq!(SizeClass::for_request(usize::MAX, 1, 65536), None);
 }
+
+/// So that `realloc` within a class leaves the page count of what grew into pages as it is.
+#[test]
+fn all_sizes_of_a_class_above_a_page_take_as_many_pages() {
+    for page_size in [64, 256, 1024, 4096, 16 << 10, 64 << 10] {
+        for pair in SizeClass::ALL.windows(2) {
+            let (least, most) = (pair[0].size() + 1, pair[1].size());
+            if most > page_size && most <= SizeClass::object_limit(page_size) {
+                assert_eq!(least.div_ceil(page_size), most.div_ceil(page_size), "{most} bytes");
+            }
+        }
+    }
+}

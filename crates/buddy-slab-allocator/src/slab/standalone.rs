@@ -92,7 +92,7 @@ impl<const PAGE_SIZE: usize> SlabAllocator<PAGE_SIZE> {
     /// [`AllocError::InvalidParam`] if no size class serves the layout.
     ///
     /// # Complexity
-    /// O(1).
+    /// O(1): a few words of bits, eight of them up to 4 KiB pages.
     pub fn alloc(&mut self, layout: Layout) -> AllocResult<SlabAllocResult> {
         let size_class = SizeClass::from_layout(layout).ok_or(AllocError::InvalidParam)?;
         let class = &mut self.classes[size_class.index()];
@@ -147,21 +147,22 @@ impl<const PAGE_SIZE: usize> SlabAllocator<PAGE_SIZE> {
         };
         // SAFETY: by the caller's word a slab of this class begins at `base`, and it is this
         // allocator's.
-        let freed = unsafe {
-            let listed = matches!(Slab::state(slab), PARTIAL | FULL);
-            if !listed || Slab::class(slab) != size_class {
+        let (freed, was_full) = unsafe {
+            let state = Slab::state(slab);
+            if !matches!(state, PARTIAL | FULL) || Slab::class(slab) != size_class {
                 return self.misused();
             }
-            Slab::index_of(slab, addr).and_then(|index| Slab::free_local(slab, index))
+            let freed = Slab::index_of(slab, addr).and_then(|index| Slab::free_local(slab, index));
+            (freed, state == FULL)
         };
-        let Ok(outcome) = freed else {
+        if freed.is_err() {
             return self.misused();
-        };
+        }
         let class = &mut self.classes[size_class.index()];
         // SAFETY: the slab is this allocator's; the tags say which list it is on.
         unsafe {
-            if outcome.now_empty {
-                if !outcome.was_full {
+            if Slab::is_empty(slab) {
+                if !was_full {
                     class.partial.remove(slab);
                 }
                 if class.kept.is_some() {
@@ -170,7 +171,7 @@ impl<const PAGE_SIZE: usize> SlabAllocator<PAGE_SIZE> {
                 }
                 Slab::set_state(slab, KEPT);
                 class.kept = Some(slab);
-            } else if outcome.was_full {
+            } else if was_full {
                 class.list(slab);
             }
         }
@@ -243,7 +244,7 @@ impl<const PAGE_SIZE: usize> SlabAllocator<PAGE_SIZE> {
                     assert_eq!(Slab::state(slab), PARTIAL, "a slab's tag names its list");
                     assert_eq!(Slab::class(slab).index(), index, "a slab is listed by its class");
                     assert!(!Slab::is_full(slab), "a full slab is on no list");
-                    next = SlabList::next(slab);
+                    next = Slab::next(slab);
                 }
                 if let Some(slab) = class.kept {
                     Slab::check(slab);
@@ -306,7 +307,8 @@ impl SizeClass {
 
     /// Where the objects of an in-band slab of `bytes` bytes begin.
     const fn in_band_start(self, bytes: usize, page_size: usize) -> usize {
-        let objects = objects_in(bytes, self.size(), page_size);
-        DescriptorLayout::new(objects, page_size).bytes.next_multiple_of(self.natural_align())
+        DescriptorLayout::new(bytes.div_ceil(self.size()), page_size)
+            .bytes
+            .next_multiple_of(self.natural_align())
     }
 }

@@ -9,8 +9,8 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
+use super::list::SlabList;
 use super::remote::Collected;
-use super::slab::FreeOutcome;
 use super::*;
 use crate::units::Misuse;
 
@@ -105,8 +105,8 @@ fn exercise<const PAGE_SIZE: usize>(class: SizeClass) {
             let index = Slab::index_of(slab, object.addr().get()).unwrap();
             assert!(Slab::is_live(slab, index));
             if i % 2 == 0 {
-                let outcome = Slab::free_local(slab, index).unwrap();
-                assert_eq!(outcome, FreeOutcome { was_full: i == 0, now_empty: last == 0 });
+                assert_eq!(Slab::free_local(slab, index), Ok(()));
+                assert_eq!(Slab::is_idle(slab), last == 0);
                 assert_eq!(Slab::free_local(slab, index), Err(Misuse::DoubleFree));
             } else {
                 publish(slab, index, &inbox);
@@ -117,7 +117,7 @@ fn exercise<const PAGE_SIZE: usize>(class: SizeClass) {
         let mut freed = 0;
         for group in inbox.take_all() {
             assert_eq!(slab_of(group), slab);
-            assert_eq!(Slab::remote_group(slab, group_index(group)), group);
+            assert_eq!(Slab::remote_word(slab, group_number(group)), group);
             let collected = collect(group);
             assert_eq!((collected.doubles, collected.was_full), (0, false));
             freed += collected.freed;
@@ -181,7 +181,9 @@ fn a_double_free_across_local_and_remote_is_seen_when_collected() {
         let object = Slab::alloc(slab).unwrap();
         let index = Slab::index_of(slab, object.addr().get()).unwrap();
         publish(slab, index, &inbox);
-        assert!(Slab::free_local(slab, index).unwrap().now_empty);
+        Slab::free_local(slab, index).unwrap();
+        Slab::put_back(slab);
+        assert!(Slab::is_idle(slab));
         assert!(!Slab::quiescent(slab), "a pending bit keeps the slab");
         let collected: Vec<_> = inbox.take_all().map(|group| collect(group)).collect();
         let expected =
@@ -204,12 +206,14 @@ fn lists_keep_their_links_through_removals() {
         list.remove(fixtures[1].slab);
         list.remove(fixtures[3].slab);
         assert_eq!(list.front(), Some(fixtures[2].slab));
-        assert_eq!(SlabList::next(fixtures[2].slab), Some(fixtures[0].slab));
+        assert_eq!(Slab::next(fixtures[2].slab), Some(fixtures[0].slab));
         list.push_front(fixtures[1].slab);
         list.remove(fixtures[0].slab);
-        assert_eq!(list.pop_front(), Some(fixtures[1].slab));
-        assert_eq!(list.pop_front(), Some(fixtures[2].slab));
-        assert!(list.is_empty() && list.pop_front().is_none());
+        assert_eq!(list.front(), Some(fixtures[1].slab));
+        assert_eq!(Slab::next(fixtures[1].slab), Some(fixtures[2].slab));
+        list.remove(fixtures[1].slab);
+        list.remove(fixtures[2].slab);
+        assert!(list.is_empty());
     }
 }
 
@@ -257,11 +261,10 @@ fn against_model<const PAGE_SIZE: usize>(class: SizeClass, steps: &[Step]) {
                 },
                 Step::FreeLocal(seed) => {
                     let Some(index) = pick(&live, seed) else { continue };
-                    let outcome = Slab::free_local(slab, index).unwrap();
+                    assert_eq!(Slab::free_local(slab, index), Ok(()));
                     live.remove(&index);
                     free.insert(index);
-                    let now_empty = free.len() == count;
-                    assert_eq!(outcome, FreeOutcome { was_full, now_empty });
+                    assert_eq!(Slab::is_empty(slab), free.len() == count);
                 }
                 Step::Remote(seed) => {
                     let Some(index) = pick(&live, seed) else { continue };
@@ -270,12 +273,19 @@ fn against_model<const PAGE_SIZE: usize>(class: SizeClass, steps: &[Step]) {
                     pending.insert(index);
                 }
                 Step::Collect => {
+                    // An owner that finds its slab full seals it.
+                    if was_full {
+                        Slab::set_sealed(slab, true);
+                    }
                     let (mut freed, mut filled) = (0, was_full);
                     for group in inbox.take_all() {
                         let collected = collect(group);
                         assert_eq!((collected.doubles, collected.was_full), (0, filled));
                         filled = false;
                         freed += collected.freed;
+                    }
+                    if filled {
+                        Slab::set_sealed(slab, false);
                     }
                     assert_eq!(freed, pending.len());
                     free.append(&mut pending);

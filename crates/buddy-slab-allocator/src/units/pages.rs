@@ -8,6 +8,9 @@ use core::fmt;
 pub struct Pfn(u32);
 
 impl Pfn {
+    /// The first page.
+    pub const ZERO: Self = Self(0);
+
     /// Page number `pfn`; `None` for the value that means "no page".
     #[inline]
     pub const fn new(pfn: u32) -> Option<Self> {

@@ -1,7 +1,7 @@
 //! Requests: over zones, then nodes, then sections in the order of adding.
 
 use super::super::node::{Node, Table, rank};
-use super::super::section::{Kind, Section, TakeRequest, Taken};
+use super::super::section::{Kind, Placement, Section, TakeRequest, Taken};
 use super::{MAX_NODES, PageCore, PageError, PageRef, PageRequest, Wait};
 use crate::sync::RawLock;
 use crate::sync::atomic::Ordering;
@@ -64,7 +64,10 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     }
 
     /// The nodes, nearest to `preferred` first; of two at the same distance, the lower.
-    fn by_distance(&self, preferred: NodeId) -> impl Iterator<Item = &Node<Section<PAGE_SIZE>, L>> {
+    pub(super) fn by_distance(
+        &self,
+        preferred: NodeId,
+    ) -> impl Iterator<Item = &Node<Section<PAGE_SIZE>, L>> {
         let preferred = preferred.index() & (MAX_NODES - 1);
         (0..MAX_NODES).flat_map(move |distance| {
             let lower = preferred.checked_sub(distance);
@@ -147,72 +150,29 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         if before < request.count {
             return None;
         }
+        let take = TakeRequest {
+            count: request.count,
+            align_order: request.align_order,
+            limit: request.limit,
+            kind: request.kind,
+            placement: request.placement,
+        };
         let plain = request.count == order.pages()
             && request.align_order <= order
-            && zone.reach(request.limit) == ZoneReach::All;
+            && zone.reach(request.limit) == ZoneReach::All
+            && !section.by_runs(zone, &take);
         // SAFETY: the section's node lock is held.
         let taken =
             unsafe { if plain { section.alloc_order(zone, order, request.kind) } else { None } };
         let taken = taken.or_else(|| {
-            let take = TakeRequest {
-                count: request.count,
-                align_order: request.align_order,
-                limit: request.limit,
-                kind: request.kind,
-            };
             // SAFETY: as above.
             unsafe { section.alloc(zone, &take, request.phys) }
-        })?;
-        node.account(zone, before, section.free_pages(zone));
+        });
+        // A request that finds nothing may have joined what is free.
         table.set_rank(slot, zone, rank(section.max_free_order(zone)));
-        Some(PageRef::new(section, taken.pfn, taken.clean))
-    }
-
-    /// Up to `max` blocks of one order, naturally aligned, under one lock hold, for a CPU's page list: they are
-    /// [`Kind::Cached`]. They come from the highest zone of the nearest node that has any.
-    /// Returns how many `sink` was given.
-    ///
-    /// `sink` runs with the lock held: it must do no more than store what it gets.
-    ///
-    /// Complexity: O(max × order). Locks: one node's at a time.
-    pub(crate) fn alloc_batch<'a>(
-        &'a self,
-        order: Order,
-        node: NodeId,
-        max: usize,
-        wait: Wait,
-        use_reserve: bool,
-        sink: &mut dyn FnMut(PageRef<'a, PAGE_SIZE>),
-    ) -> usize {
-        if !self.deferred.is_empty() {
-            self.drain_deferred(wait);
-        }
-        let request = PageRequest {
-            align_order: order,
-            wait,
-            use_reserve,
-            ..PageRequest::new(order.pages(), Kind::Cached)
-        };
-        for zone in Zone::FALLBACK {
-            for node in self.by_distance(node) {
-                if !node.admits(zone, order.pages(), use_reserve) {
-                    continue;
-                }
-                let Some(_guard) = self.lock(&node.lock, wait) else { continue };
-                let mut got = 0;
-                while got < max {
-                    // SAFETY: the node's lock is held.
-                    let page = unsafe { self.take(node, zone, ZoneReach::All, order, &request) };
-                    let Some(page) = page else { break };
-                    sink(page);
-                    got += 1;
-                }
-                if got > 0 {
-                    return got;
-                }
-            }
-        }
-        0
+        let taken = taken?;
+        node.account(zone, before, section.free_pages(zone));
+        Some(PageRef::new(section, taken.pfn))
     }
 
     /// Exactly the `count` pages from `addr` on.
@@ -237,8 +197,8 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             // SAFETY: `at_address` holds the section's node lock.
             unsafe { section.alloc_at(pfn, count, kind) }
         })?;
-        let (section, Taken { pfn, clean }) = taken;
-        Ok(PageRef::new(section, pfn, clean))
+        let (section, Taken { pfn, .. }) = taken;
+        Ok(PageRef::new(section, pfn))
     }
 
     /// Takes every page of `addr..addr + size_bytes` out of management for good.
@@ -311,6 +271,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             align_order: Order::ZERO,
             limit: PhysLimit::NONE,
             kind: Kind::Internal,
+            placement: Placement::Snug,
         };
         let from = |section: &Section<PAGE_SIZE>| {
             let taken = Zone::FALLBACK.into_iter().find_map(|zone| {

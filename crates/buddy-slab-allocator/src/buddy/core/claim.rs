@@ -3,7 +3,7 @@
 //!
 //! # Protocol
 //! The state byte of the 4 MiB block is read before any page metadata in it. A claim is one
-//! compare-and-swap of the head word from "allocated, this kind" to "allocated, deferred": of two
+//! compare-and-swap of the head word from "allocated, this kind" to "allocated, cached": of two
 //! racing frees exactly one wins, and the other finds a double free. The page count is compared
 //! before, so that a wrong one changes nothing, and once more by the winner, since the block could
 //! have been freed and allocated anew in between.
@@ -23,8 +23,35 @@ pub(in crate::buddy) enum SlabMark {
 }
 
 impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
+    /// [`claim`](Self::claim) where nothing stands in the way: in the section added first, all of
+    /// whose metadata around `addr` exists, of what is just such a block. Otherwise nothing has
+    /// changed, and `claim` finds out.
+    #[inline(always)]
+    pub(crate) fn claim_fast(
+        &self,
+        addr: usize,
+        count: usize,
+        expect: Kind,
+    ) -> Option<PageRef<'_, PAGE_SIZE>> {
+        let section = self.first_section()?;
+        let (pfn, meta) = section.carved_page(addr)?;
+        let head = meta.head();
+        let ours = head.is_handed_out_as(expect) && meta.prev() as usize == count;
+        if !ours || addr & (PAGE_SIZE - 1) != 0 {
+            return None;
+        }
+        meta.compare_exchange(head, head.retired()).ok()?;
+        if meta.prev() as usize != count {
+            // As in `claim`, which will say so.
+            meta.set_head(head);
+            return None;
+        }
+        Some(PageRef::new(section, pfn))
+    }
+
     /// Claims the block of exactly `count` pages at `addr` that was handed out as `expect`. The
-    /// winner owns it and passes it to `free` or `push_deferred`.
+    /// winner owns it, as [`Kind::Cached`]: it can go on a page list as it is, or is passed to
+    /// `free` or `push_deferred`.
     ///
     /// Lock-free; nothing changes on an error.
     ///
@@ -75,7 +102,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             if count.is_some_and(|count| count != held) {
                 return Err(Misuse::WrongSize);
             }
-            if meta.compare_exchange(head, head.with_kind(Kind::Deferred)).is_err() {
+            if meta.compare_exchange(head, head.retired()).is_err() {
                 // Somebody else was faster: look what it is now.
                 continue;
             }
@@ -86,7 +113,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                 meta.set_head(head);
                 return Err(Misuse::WrongSize);
             }
-            return Ok((PageRef::new(section, pfn, false), owned));
+            return Ok((PageRef::new(section, pfn), owned));
         }
     }
 }
@@ -94,8 +121,9 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
 /// Whether a head word is an allocated head of the kind.
 #[inline]
 fn inspect(head: HeadWord, expect: Kind, slab: SlabMark) -> Result<(), Misuse> {
-    let allocated = head.is_allocated() || (slab == SlabMark::Accept && head.is_slab());
-    if allocated && !head.is_tail() && head.kind() == expect {
+    let marked =
+        slab == SlabMark::Accept && head.is_slab() && !head.is_tail() && head.kind() == expect;
+    if head.is_handed_out_as(expect) || marked {
         return Ok(());
     }
     Err(diagnose(head))
@@ -110,7 +138,9 @@ fn diagnose(head: HeadWord) -> Misuse {
         Misuse::WrongKind
     } else if head.is_tail() {
         Misuse::Interior
-    } else if head.is_free_block() || matches!(head.kind(), Kind::Cached | Kind::Deferred) {
+    } else if head.is_free_block()
+        || matches!(head.kind(), Kind::Cached | Kind::Deferred | Kind::Run)
+    {
         Misuse::DoubleFree
     } else if head.is_allocated() {
         Misuse::WrongKind

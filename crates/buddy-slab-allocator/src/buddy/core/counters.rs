@@ -86,6 +86,11 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             .sum()
     }
 
+    /// Pages in free runs of 2^`order` pages or more, but fewer than twice as many. O(sections).
+    pub(crate) fn run_pages(&self, order: Order) -> usize {
+        self.sections().map(|section| section.run_pages(order)).sum()
+    }
+
     /// Sets a zone's watermarks.
     pub(crate) fn set_watermarks(&self, node: NodeId, zone: Zone, marks: Watermarks) {
         let counters = &self.node(node).zones[zone.index()];

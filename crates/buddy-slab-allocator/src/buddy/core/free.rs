@@ -1,11 +1,11 @@
-//! Pages come back: single blocks, batches, the deferred list; blocks grow and shrink in place.
+//! Pages come back: single blocks, the deferred list; blocks grow and shrink in place.
 
 use core::num::NonZeroUsize;
 
 use super::super::node::Node;
 use super::super::section::{Kind, Page, Section};
 use super::{PageCore, PageError, PageRef, Wait};
-use crate::sync::{Guard, RawLock};
+use crate::sync::RawLock;
 use crate::units::{Misuse, Pfn};
 
 impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
@@ -62,38 +62,6 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         let table = unsafe { node.table() };
         // SAFETY: a section with an allocated block is in its node's table; the block is owned.
         unsafe { Self::edit(node, table, section, || section.free(page.pfn(), count)) };
-    }
-
-    /// Gives back what `next` yields, with one lock hold for every run of blocks of one node. A
-    /// block whose lock is not to be had goes on the deferred list.
-    ///
-    /// `next` runs with the lock held: it must do no more than hand over what it has.
-    ///
-    /// # Safety
-    /// - Each block is as [`free`](Self::free) demands, and yielded once.
-    pub(crate) unsafe fn free_batch<'a>(
-        &'a self,
-        next: &mut dyn FnMut() -> Option<(PageRef<'a, PAGE_SIZE>, usize)>,
-        mut wait: Wait,
-    ) {
-        let mut held: Option<(Guard<'_, L>, &Node<Section<PAGE_SIZE>, L>)> = None;
-        while let Some((page, count)) = next() {
-            let node = self.node_of(page.section());
-            if !held.as_ref().is_some_and(|(_, locked)| core::ptr::eq(*locked, node)) {
-                // Give the old lock back before the next is taken: never two of a rank.
-                drop(held.take());
-                held = self.lock(&node.lock, wait).map(|guard| (guard, node));
-            }
-            if held.is_some() {
-                // SAFETY: the node's lock is held; the block is owned (condition).
-                unsafe { Self::free_locked(node, page, count) };
-            } else {
-                // Patience ran out once: that is enough for all.
-                wait = Wait::Try;
-                // SAFETY: the block is owned (condition).
-                unsafe { self.push_deferred(page, count) };
-            }
-        }
     }
 
     /// Puts a block on the deferred list, from where the next holder of a lock takes it. It

@@ -4,8 +4,9 @@
 //! | --- | --- |
 //! | `page` | [`PageRef`], a page that was looked up or is owned |
 //! | `request` | what is asked, and what may go wrong |
-//! | `alloc` | requests over zones and nodes, batches, chosen addresses |
-//! | `free` | frees, batches, the deferred list, growing and shrinking |
+//! | `alloc` | requests over zones and nodes, chosen addresses |
+//! | `free` | frees, the deferred list, growing and shrinking |
+//! | `batch` | blocks of one order in batches, for page lists |
 //! | `claim` | a free by address becomes ownership, or a report |
 //! | `region` | sections come |
 //! | `removal` | sections go |
@@ -16,6 +17,7 @@
 //! table of the node is brought up to date before the lock is given back (see `edit`).
 
 mod alloc;
+mod batch;
 mod checks;
 mod claim;
 mod counters;
@@ -34,11 +36,12 @@ use core::ptr::{self, NonNull};
 use super::deferred::DeferredStack;
 use super::directory::Directory;
 use super::node::{Node, Table, rank};
-use super::section::Section;
+use super::section::{PageMark, Section};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{Guard, Rank, RawLock};
 use crate::units::{NodeId, Zone};
 
+pub(crate) use self::batch::KeptPage;
 pub(super) use self::claim::SlabMark;
 pub(crate) use self::page::PageRef;
 pub(crate) use self::removal::{RemovalError, RemovalToken};
@@ -127,18 +130,18 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         }
     }
 
-    /// The descriptor of the slab that holds `addr`, by the metadata of its page. Lock-free.
+    /// The mark of the slab that holds `addr`, by the metadata of its page. Lock-free.
     #[inline(always)]
-    pub(crate) fn slab_at(&self, addr: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn slab_at(&self, addr: usize) -> Option<PageMark> {
         match self.first_section().and_then(|first| first.slab_at(addr)) {
-            Some(descriptor) => Some(descriptor),
+            Some(mark) => Some(mark),
             None => self.slab_at_elsewhere(addr),
         }
     }
 
     #[inline(never)]
-    fn slab_at_elsewhere(&self, addr: usize) -> Option<NonNull<u8>> {
-        self.lookup(addr)?.slab_descriptor()
+    fn slab_at_elsewhere(&self, addr: usize) -> Option<PageMark> {
+        self.lookup(addr)?.slab_mark()
     }
 
     /// The page that contains `addr`, if its metadata is valid: not for an address inside a
@@ -148,7 +151,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         if let Some(first) = self.first_section()
             && let Some(pfn) = first.pfn_of(addr)
         {
-            return first.page(pfn).map(|_| PageRef::new(first, pfn, false));
+            return first.page(pfn).map(|_| PageRef::new(first, pfn));
         }
         self.lookup_elsewhere(addr)
     }
@@ -157,7 +160,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     fn lookup_elsewhere(&self, addr: usize) -> Option<PageRef<'_, PAGE_SIZE>> {
         let section = self.lookup_section(addr)?;
         let pfn = section.pfn_of(addr)?;
-        section.page(pfn).map(|_| PageRef::new(section, pfn, false))
+        section.page(pfn).map(|_| PageRef::new(section, pfn))
     }
 
     #[inline]
@@ -214,6 +217,9 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         let result = operation();
         let slot = section.links().slot.load(Ordering::Relaxed);
         for zone in Zone::ALL {
+            if before[zone.index()] == 0 && section.zone_pages(zone) == 0 {
+                continue;
+            }
             node.account(zone, before[zone.index()], section.free_pages(zone));
             table.set_rank(slot, zone, rank(section.max_free_order(zone)));
         }

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use super::super::page_meta::PageFlags;
-use super::super::section::{HeadWord, Kind, Page, Section};
+use super::super::section::{HeadWord, Kind, Page, PageMark, Section};
 use crate::units::{Order, Pfn};
 
 /// A page whose metadata is valid: looked up by address, or the head of an owned block.
@@ -15,9 +15,6 @@ use crate::units::{Order, Pfn};
 pub(crate) struct PageRef<'a, const PAGE_SIZE: usize> {
     section: &'a Section<PAGE_SIZE>,
     pfn: Pfn,
-    /// 0 or 1. A word, so that copies move whole words: a `bool` here, and the padding behind it,
-    /// make a copy through the stack stall.
-    known_zero: u32,
 }
 
 impl<const PAGE_SIZE: usize> Clone for PageRef<'_, PAGE_SIZE> {
@@ -31,19 +28,15 @@ impl<const PAGE_SIZE: usize> Copy for PageRef<'_, PAGE_SIZE> {}
 impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
     // INVARIANT: callers pass a page of which `section.page(pfn)` was `Some`, or an owned head.
     #[inline]
-    pub(in crate::buddy) fn new(
-        section: &'a Section<PAGE_SIZE>,
-        pfn: Pfn,
-        known_zero: bool,
-    ) -> Self {
-        Self { section, pfn, known_zero: known_zero as u32 }
+    pub(in crate::buddy) fn new(section: &'a Section<PAGE_SIZE>, pfn: Pfn) -> Self {
+        Self { section, pfn }
     }
 
     /// Page `pfn` of a section, if its metadata is valid.
     pub(crate) fn of(section: &'a Section<PAGE_SIZE>, pfn: u32) -> Option<Self> {
         let pfn = Pfn::new(pfn)?;
         section.page(pfn)?;
-        Some(Self::new(section, pfn, false))
+        Some(Self::new(section, pfn))
     }
 
     /// The section it belongs to.
@@ -70,10 +63,11 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         self.section.ptr_of(self.pfn)
     }
 
-    /// Whether the block is known to hold zeros; only a fresh allocation says so.
+    /// Whether the block was known to hold zeros when it was handed out: so it still does if
+    /// nobody has used it since.
     #[inline]
     pub(crate) fn known_zero(self) -> bool {
-        self.known_zero != 0
+        self.head().is_clean()
     }
 
     #[inline]
@@ -105,6 +99,16 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         meta.set_head(meta.head().with_kind(kind));
     }
 
+    /// Makes the block one that nobody uses any more, between its last owner and its next.
+    ///
+    /// # Safety
+    /// - As for [`set_kind`](Self::set_kind).
+    #[inline(always)]
+    pub(crate) unsafe fn retire(self) {
+        let meta = self.meta();
+        meta.set_head(meta.head().retired());
+    }
+
     /// Makes the part of an owned block that begins `at` pages into it a block of its own, of
     /// `count` pages and the same kind.
     ///
@@ -115,7 +119,7 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         let order = Order::for_pages(count)?;
         let pfn = Pfn::from_index(self.pfn.index().checked_add(at)?)?;
         // INVARIANT: a block smaller than 4 MiB lies in a carved one: all its metadata is valid.
-        let part = Self { section: self.section, pfn, known_zero: 0 };
+        let part = Self { section: self.section, pfn };
         part.meta().set_head(self.head().with_order(order));
         part.meta().set_prev(count as u32);
         Some(part)
@@ -133,6 +137,40 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         self.meta().set_prev(count as u32);
     }
 
+    /// What [`set_link`](Self::set_link) wrote.
+    ///
+    /// # Safety
+    /// - The caller owns the block of several pages that this page heads, and has written a link.
+    #[inline(always)]
+    pub(crate) unsafe fn link(self) -> usize {
+        // SAFETY: the block has a second page (condition).
+        let second = unsafe { self.second() };
+        (u64::from(second.prev()) | u64::from(second.next()) << 32) as usize
+    }
+
+    /// Keeps a number in the metadata of the block's second page, which means nothing while the
+    /// block is allocated, and is written anew before it does.
+    ///
+    /// # Safety
+    /// - The caller owns the block of several pages that this page heads.
+    #[inline(always)]
+    pub(crate) unsafe fn set_link(self, link: usize) {
+        // SAFETY: the block has a second page (condition).
+        let second = unsafe { self.second() };
+        second.set_prev(link as u32);
+        second.set_next((link as u64 >> 32) as u32);
+    }
+
+    /// # Safety
+    /// - The block that this page heads has a second one.
+    #[inline(always)]
+    unsafe fn second(self) -> Page<'a> {
+        let second = Pfn::from_index(self.pfn.index() + 1).unwrap_or(self.pfn);
+        // SAFETY: the section has the page (condition); only its link words are used, which need
+        // not have been written before.
+        unsafe { self.section.page_unchecked(second) }
+    }
+
     /// Sets the published flags of a page.
     ///
     /// # Safety
@@ -142,18 +180,20 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         meta.set_head(meta.head().with_flags(flags));
     }
 
-    /// Makes the block a slab whose descriptor any page of it leads to.
+    /// Whether a slab of `count` pages that begins here can have its descriptor there.
+    pub(crate) fn can_mark(self, count: usize, descriptor: NonNull<u8>) -> bool {
+        self.section.can_mark(self.pfn, count, descriptor)
+    }
+
+    /// Makes the block a slab whose descriptor and label any page of it leads to.
     ///
     /// # Safety
     /// - The caller owns the block of `count` pages that this page heads.
-    /// - `descriptor` points into the section's region, with the region's provenance.
-    pub(crate) unsafe fn mark_slab(self, count: usize, descriptor: *mut u8) {
-        let Some(descriptor) = NonNull::new(descriptor) else {
-            debug_assert!(false, "P5: a slab's descriptor lies in its section");
-            return;
-        };
+    /// - `descriptor` points into the section's region, with the region's provenance, and
+    ///   [`can_mark`](Self::can_mark) said yes to it. The low eight bits of `label` are clear.
+    pub(crate) unsafe fn mark_slab(self, count: usize, descriptor: NonNull<u8>, label: u32) {
         // SAFETY: the conditions are the callee's.
-        unsafe { self.section.mark_slab(self.pfn, count, descriptor) };
+        unsafe { self.section.mark_slab(self.pfn, count, descriptor, label) };
     }
 
     /// Makes a slab an ordinary allocated block again.
@@ -166,10 +206,10 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         unsafe { self.section.unmark_slab(self.pfn, count, kind) }
     }
 
-    /// The descriptor of the slab that this page is part of.
+    /// The mark of the slab that this page is part of.
     #[inline]
-    pub(crate) fn slab_descriptor(self) -> Option<NonNull<u8>> {
-        self.section.slab_descriptor(self.pfn)
+    pub(crate) fn slab_mark(self) -> Option<PageMark> {
+        self.section.slab_mark(self.pfn)
     }
 }
 

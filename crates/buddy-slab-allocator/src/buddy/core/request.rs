@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::super::section::{Kind, PhysFn};
+use super::super::section::{Kind, PhysFn, Placement};
 use crate::sync::{self, Rank, RawLock};
 use crate::units::{Misuse, NodeId, Order, PhysLimit};
 
@@ -65,6 +65,8 @@ pub(crate) struct PageRequest<'a> {
     pub(crate) use_reserve: bool,
     /// What the block will be.
     pub(crate) kind: Kind,
+    /// Where a block of this kind is placed, if there is a choice.
+    pub(crate) placement: Placement,
     /// Virtual to physical. Asked only for a limit *inside* a zone, and then with the node's
     /// lock held: it must not enter the allocator.
     pub(crate) phys: PhysFn<'a>,
@@ -82,6 +84,7 @@ impl PageRequest<'_> {
             wait: Wait::Spin,
             use_reserve: false,
             kind,
+            placement: Placement::Snug,
             phys: None,
         }
     }

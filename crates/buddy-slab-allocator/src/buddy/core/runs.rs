@@ -32,11 +32,15 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             (RunKind::Slab, 1)
         } else if head.is_tail() {
             (RunKind::Pages, 1)
+        } else if head.is_run() {
+            (RunKind::Free, page.section().run_length(page.pfn()).unwrap_or(1))
         } else if head.is_free_block() {
             (RunKind::Free, by_order)
         } else {
             match head.kind() {
-                Kind::Cached | Kind::Deferred => (RunKind::Kept, by_order),
+                // A link stands where the count was in a deferred single page.
+                Kind::Deferred if by_order == 1 => (RunKind::Kept, 1),
+                Kind::Cached | Kind::Deferred => (RunKind::Kept, page.count()),
                 Kind::Internal => (RunKind::Own, page.count()),
                 _ => (RunKind::Pages, page.count()),
             }

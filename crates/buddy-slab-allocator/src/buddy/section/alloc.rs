@@ -3,6 +3,7 @@
 use super::head::{HeadWord, Kind};
 use super::join::{ALL_PROBES, QUICK_PROBES};
 use super::lists::sub;
+use super::run_take::Placement;
 use super::{PhysFn, Section};
 use crate::units::{Order, Pfn, PhysLimit, Zone, ZoneReach};
 
@@ -26,6 +27,8 @@ pub(crate) struct TakeRequest {
     pub limit: PhysLimit,
     /// What the pages become.
     pub kind: Kind,
+    /// Where in a run it is placed.
+    pub placement: Placement,
 }
 
 impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
@@ -43,7 +46,10 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             // Looked for on its own list first: that needs no look at the other orders.
             let (pfn, clean) = match self.pop_block(zone, order) {
                 Some(pfn) => (pfn, self.page_unchecked(pfn).head().is_clean()),
-                None => self.pop_split(zone, order)?,
+                None => match self.pop_split(zone, order) {
+                    Some(found) => found,
+                    None => return self.alloc_order_from_runs(zone, order, kind),
+                },
             };
             sub(&self.lists(zone).free_pages, order.pages());
             let page = self.page_unchecked(pfn);
@@ -51,6 +57,26 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             page.set_head(HeadWord::allocated(order, kind, zone, clean));
             Some(Taken { pfn, clean })
         }
+    }
+
+    /// # Safety
+    /// - Lock held.
+    #[cold]
+    pub(super) unsafe fn alloc_order_from_runs(
+        &self,
+        zone: Zone,
+        order: Order,
+        kind: Kind,
+    ) -> Option<Taken> {
+        let request = TakeRequest {
+            count: order.pages(),
+            align_order: order,
+            limit: PhysLimit::NONE,
+            kind,
+            placement: Placement::Snug,
+        };
+        // SAFETY: passed on.
+        unsafe { self.alloc_from_runs(zone, &request) }
     }
 
     /// Takes the lowest part of the smallest block that is larger than `order`; tells whether it
@@ -74,7 +100,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     ///
     /// # Safety
     /// - Lock held; the block is free and on no list.
-    unsafe fn split(&self, pfn: Pfn, from: Order, to: Order, zone: Zone, clean: bool) {
+    pub(super) unsafe fn split(&self, pfn: Pfn, from: Order, to: Order, zone: Zone, clean: bool) {
         let mut order = from;
         // SAFETY: lock held; upper halves lie in the block.
         unsafe {
@@ -113,15 +139,46 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         request: &TakeRequest,
         phys: PhysFn<'_>,
     ) -> Option<Taken> {
-        match zone.reach(request.limit) {
-            ZoneReach::All => {}
-            // SAFETY: passed on.
-            ZoneReach::Part => return unsafe { self.alloc_limited(zone, request, phys) },
-            ZoneReach::None => return None,
-        }
         if request.count == 0 {
             return None;
         }
+        // SAFETY: passed on.
+        unsafe {
+            match zone.reach(request.limit) {
+                ZoneReach::All => {}
+                ZoneReach::Part => {
+                    let found = self.alloc_limited(zone, request, phys);
+                    if found.is_some() || !self.give_runs_up(zone) {
+                        return found;
+                    }
+                    return self.alloc_limited(zone, request, phys);
+                }
+                ZoneReach::None => return None,
+            }
+            if self.by_runs(zone, request) {
+                let found = self.alloc_run(request);
+                if found.is_some() || !self.give_blocks_up() {
+                    return found;
+                }
+                return self.alloc_from_runs(zone, request);
+            }
+            let found = self.alloc_blocks(zone, request);
+            if found.is_some() {
+                return found;
+            }
+            if let Some(found) = self.alloc_from_runs(zone, request) {
+                return Some(found);
+            }
+            if self.give_runs_up(zone) { self.alloc_blocks(zone, request) } else { None }
+        }
+    }
+
+    /// The part of `alloc` that looks at blocks.
+    ///
+    /// # Safety
+    /// - Lock held.
+    #[inline]
+    unsafe fn alloc_blocks(&self, zone: Zone, request: &TakeRequest) -> Option<Taken> {
         if let Some(order) = Order::for_pages(request.count) {
             let order = order.max(request.align_order);
             // SAFETY: passed on; a block of `from >= order` starts aligned.

@@ -4,11 +4,12 @@
 //!   section, linked both ways.
 //! * S2: no free block has a free buddy of its order and zone.
 //! * S3: the non-empty mask says which lists have blocks, the counts say how many.
-//! * S4: pages on the lists add up to the zone's free pages.
-//! * S5: every page is in exactly one of: a free block, an allocated block, a slab, a reserved
-//!   page; and every free block found by walking is on a list.
+//! * S4: pages on the lists and in runs add up to the zone's free pages.
+//! * S5: every page is in exactly one of: a free block, a free run, an allocated block, a slab, a
+//!   reserved page; and every free block or run found by walking is on a list.
 //! * S6: metadata exists where a block starts; inner pages that have some start no block.
 //! * S7: managed pages add up to the zones' totals.
+//! * R1 to R4: what `runs` says of its bins.
 //!
 //! Cost: O(pages + free blocks).
 
@@ -18,11 +19,19 @@ use super::carve::CarveState;
 #[cfg(any(test, debug_assertions))]
 use super::head::Kind;
 #[cfg(any(test, debug_assertions))]
+use super::runs::{BINS, bin_of};
+#[cfg(any(test, debug_assertions))]
+use crate::sync::atomic::Ordering;
+#[cfg(any(test, debug_assertions))]
 use crate::units::{MAX_ORDER, Order, Pfn, Zone};
 
 /// Free blocks by zone and order.
 #[cfg(any(test, debug_assertions))]
 type Tally = [[usize; MAX_ORDER + 1]; Zone::COUNT];
+
+/// How many runs there are, and pages in them.
+#[cfg(any(test, debug_assertions))]
+type RunTally = (usize, usize);
 
 impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// Checks S1 to S7; does nothing in a build without debug assertions.
@@ -37,7 +46,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         #[cfg(any(test, debug_assertions))]
         // SAFETY: passed on.
         unsafe {
-            let listed = self.check_lists();
+            let listed = (self.check_lists(), self.check_runs());
             let walked = self.check_pages();
             assert_eq!(listed, walked, "S5: free blocks on lists and in the section");
         }
@@ -87,6 +96,9 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                 );
             }
             assert_eq!(self.lists(zone).mask() >> (MAX_ORDER + 1), 0, "S3: mask of {zone:?}");
+            if zone == self.runs.zone {
+                free_pages += self.runs.pages.load(Ordering::Relaxed);
+            }
             assert_eq!(self.free_pages(zone), free_pages, "S4: free pages of {zone:?}");
         }
         tally
@@ -95,8 +107,45 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// # Safety
     /// - As for `check_invariants`.
     #[cfg(any(test, debug_assertions))]
-    unsafe fn check_pages(&self) -> Tally {
+    unsafe fn check_runs(&self) -> RunTally {
+        let (mut count, mut pages) = (0, 0);
+        for bin in 0..BINS {
+            // SAFETY: lock held.
+            let mut next = unsafe { self.runs.first(bin) };
+            assert_eq!(
+                next.is_some(),
+                self.runs.first_from(bin) == Some(bin),
+                "R1: mask of bin {bin}"
+            );
+            let mut previous = None;
+            while let Some(pfn) = next {
+                let run = self.run_at(pfn).expect("R1: a run is in a bin");
+                assert_eq!(bin_of(run.len), bin, "R1: {run:?} is in the bin of its length");
+                let end = run.from + run.len;
+                assert!(end <= self.pages, "R1: {run:?} is inside");
+                assert_eq!(self.run_before(end), Some(run), "R1: {run:?} is known at its end");
+                let above = self.page_at(end).and_then(|pfn| self.run_at(pfn));
+                assert_eq!(above, None, "R2: {run:?} is merged with its neighbour");
+                // SAFETY: a run has metadata.
+                let meta = unsafe { self.page_unchecked(pfn) };
+                assert_eq!(meta.head().zone(), Some(self.runs.zone), "R1: zone of {run:?}");
+                assert_eq!(Pfn::new(meta.prev()), previous, "R1: {run:?} is linked both ways");
+                previous = Some(pfn);
+                next = Pfn::new(meta.next());
+                count += 1;
+                pages += run.len;
+            }
+        }
+        assert_eq!(pages, self.runs.pages.load(Ordering::Relaxed), "R3: pages in runs");
+        (count, pages)
+    }
+
+    /// # Safety
+    /// - As for `check_invariants`.
+    #[cfg(any(test, debug_assertions))]
+    unsafe fn check_pages(&self) -> (Tally, RunTally) {
         let mut tally = Tally::default();
+        let (mut runs, mut from_runs) = (RunTally::default(), 0);
         let mut reserved = 0;
         let mut at = 0;
         while at < self.pages {
@@ -115,6 +164,9 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             let pages = if let Some((order, zone)) = self.free_block_at(pfn) {
                 tally[zone.index()][order.index()] += 1;
                 order.pages()
+            } else if let Some(run) = self.run_at(pfn) {
+                runs = (runs.0 + 1, runs.1 + run.len);
+                run.len
             } else if word.is_slab() {
                 assert!(!word.is_tail(), "S5: {pfn:?} is an inner page of no slab");
                 // Its exact count is in the descriptor: the inner pages that follow.
@@ -132,10 +184,8 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                     reserved += 1;
                     1
                 } else {
-                    // Links stand where the count was in a block on a CPU's page list, which is
-                    // whole, and in a deferred single page.
-                    let linked = word.kind() == Kind::Cached
-                        || word.kind() == Kind::Deferred && word.order_byte() == 0;
+                    // A link stands where the count was in a deferred single page.
+                    let linked = word.kind() == Kind::Deferred && word.order_byte() == 0;
                     let whole = word.order().map_or(0, Order::pages);
                     let count = if linked { whole } else { page.prev() as usize };
                     let order = Order::for_pages(count).unwrap_or(Order::MAX);
@@ -149,10 +199,12 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             };
             assert!(pages >= 1 && pages <= self.pages - at, "S5: block at {pfn:?} is inside");
             self.check_inner(at, pages);
+            from_runs += if word.is_from_run() { pages } else { 0 };
             at += pages;
         }
         assert_eq!(self.total_pages() + reserved, self.pages, "S7: managed pages");
-        tally
+        assert_eq!(from_runs, self.runs.used.load(Ordering::Relaxed), "R4: pages cut from runs");
+        (tally, runs)
     }
 
     /// Inner pages of a block start none.

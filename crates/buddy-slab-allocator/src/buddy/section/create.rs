@@ -11,6 +11,7 @@ use core::ptr::{self, NonNull};
 use super::super::links::SectionLinks;
 use super::head::{HeadWord, ZONE_NONE};
 use super::lists::{ZoneLists, add};
+use super::runs::RunBins;
 use super::{Phys, PhysFn, Section};
 use crate::error::AllocError;
 use crate::sync::atomic::AtomicU8;
@@ -90,6 +91,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             node: spec.node,
             links: SectionLinks::new(),
             zones: core::array::from_fn(|_| ZoneLists::new()),
+            runs: RunBins::new(Zone::Normal),
         };
         let header = at(plan.header).cast::<Self>();
         let extra = at(plan.extra);
@@ -122,8 +124,12 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         if section.summary().free_pages == 0 {
             return Err(AllocError::InvalidParam);
         }
+        let most = Zone::ALL.into_iter().max_by_key(|zone| section.zone_pages(*zone));
         // SAFETY: nobody else knows of the section, and `section` is not used any more.
-        unsafe { (&raw mut (*header).phys).write(phys) };
+        unsafe {
+            (&raw mut (*header).phys).write(phys);
+            (&raw mut (*header).runs.zone).write(most.unwrap_or(Zone::Normal));
+        }
         // SAFETY: neither part starts at address 0, where the plan has no page and no metadata.
         Ok(unsafe { (NonNull::new_unchecked(header), NonNull::new_unchecked(extra)) })
     }

@@ -3,7 +3,7 @@
 use super::Section;
 use super::carve::CarveState;
 use super::head::HeadWord;
-use super::lists::add;
+use super::lists::{add, sub};
 use crate::units::{Order, Pfn, Zone};
 
 impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
@@ -21,7 +21,10 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         // SAFETY: an allocated block's first page has metadata.
         let word = unsafe { self.page_unchecked(pfn) }.head();
         debug_assert!(!word.is_tail() && !word.is_free_block(), "freed page heads no block");
-        if let Some(zone) = word.zone()
+        if word.is_from_run() {
+            // SAFETY: passed on.
+            unsafe { self.free_pieces(pfn.index(), pfn.index() + count, word) }
+        } else if let Some(zone) = word.zone()
             && let Some(order) = word.order()
             && !word.spans_zones()
             && order.pages() == count
@@ -43,6 +46,13 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     #[inline(never)]
     pub(super) unsafe fn free_pieces(&self, from: usize, to: usize, word: HeadWord) {
         debug_assert!(from <= to && to <= self.pages);
+        if word.is_from_run() {
+            if !word.spans_zones() && to - from <= Self::CARVE_MASK {
+                // SAFETY: passed on.
+                return unsafe { self.free_to_runs(from, to) };
+            }
+            sub(&self.runs.used, to - from);
+        }
         match word.zone() {
             // SAFETY: passed on.
             Some(zone) if !word.spans_zones() => unsafe { self.free_run(from, to, zone) },
@@ -54,14 +64,24 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// # Safety
     /// - As for `free_pieces`; all pages are in one zone.
     unsafe fn free_run(&self, from: usize, to: usize, zone: Zone) {
+        // SAFETY: passed on.
+        unsafe { self.merge_blocks(from, to, zone) };
+        add(&self.lists(zone).free_pages, to - from);
+    }
+
+    /// Makes the largest free blocks that `[from, to)` consists of, merged with those around.
+    /// Counters of pages are the caller's.
+    ///
+    /// # Safety
+    /// - Lock held; the pages are in one zone, on no list and the caller's.
+    pub(super) unsafe fn merge_blocks(&self, from: usize, to: usize, zone: Zone) {
         let mut end = to;
         // The largest block that ends at `end` is as aligned as `end` is.
         while let Some(order) = Order::fitting(self.start_page + end, end - from) {
             end -= order.pages();
-            // SAFETY: part of the run.
+            // SAFETY: part of the range.
             unsafe { self.free_block(Self::nth(end), order, zone) }
         }
-        add(&self.lists(zone).free_pages, to - from);
     }
 
     /// # Safety

@@ -2,7 +2,8 @@
 //! change what it is in a single atomic step.
 //!
 //! The word holds `flags` and `order` as published, and in `_pad` the block's [`Kind`], its
-//! zone, whether it is known to be zero, and whether it lies in several zones.
+//! zone, whether it is known to be zero, whether it lies in several zones, and whether it goes
+//! back to the runs.
 
 use crate::buddy::page_meta::{PageFlags, PageWords};
 use crate::sync::atomic::Ordering;
@@ -28,10 +29,12 @@ pub(crate) enum Kind {
     Deferred = 6,
     /// Slab.
     Slab = 7,
+    /// Free, in a run.
+    Run = 8,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 16] = [
         Self::Buddy,
         Self::Pages,
         Self::Handle,
@@ -40,6 +43,15 @@ impl Kind {
         Self::Cached,
         Self::Deferred,
         Self::Slab,
+        Self::Run,
+        // Never written.
+        Self::Internal,
+        Self::Internal,
+        Self::Internal,
+        Self::Internal,
+        Self::Internal,
+        Self::Internal,
+        Self::Internal,
     ];
 }
 
@@ -55,6 +67,7 @@ const KIND_MASK: u32 = 0x0F << PAD;
 const ZONE: u32 = PAD + 4;
 const CLEAN: u32 = 1 << (PAD + 6);
 const SPANS: u32 = 1 << (PAD + 7);
+const FROM_RUN: u32 = 1 << (PAD + 8);
 
 /// `order` of a page that starts no block.
 const TAIL: u8 = 0xFF;
@@ -131,8 +144,7 @@ impl HeadWord {
     /// What the block is.
     #[inline]
     pub(crate) const fn kind(self) -> Kind {
-        // Values above 7 are never written.
-        Kind::ALL[((self.0 >> PAD) & 7) as usize]
+        Kind::ALL[((self.0 >> PAD) & 15) as usize]
     }
 
     #[inline]
@@ -169,6 +181,14 @@ impl HeadWord {
         self.flags_byte() == PageFlags::Allocated as u8
     }
 
+    /// Whether it is the first page of a block that is handed out as `kind`.
+    #[inline(always)]
+    pub(crate) const fn is_handed_out_as(self, kind: Kind) -> bool {
+        let word = (PageFlags::Allocated as u32) << FLAGS | (kind as u32) << PAD;
+        // (Inner pages have other flags.)
+        self.0 & (0xFF << FLAGS | KIND_MASK) == word
+    }
+
     /// Whether it is a page of a slab.
     #[inline]
     pub(crate) const fn is_slab(self) -> bool {
@@ -193,6 +213,12 @@ impl HeadWord {
         Self(self.0 & !KIND_MASK | (kind as u32) << PAD)
     }
 
+    /// The same block when its user is done with it: `Cached`, and no longer known to hold zeros.
+    #[inline]
+    pub(crate) const fn retired(self) -> Self {
+        Self(self.0 & !(KIND_MASK | CLEAN) | (Kind::Cached as u32) << PAD)
+    }
+
     /// The same block with other flags.
     #[inline]
     pub(crate) const fn with_flags(self, flags: PageFlags) -> Self {
@@ -209,6 +235,24 @@ impl HeadWord {
     #[inline]
     pub(crate) const fn with_clean(self, clean: bool) -> Self {
         Self(self.0 & !CLEAN | if clean { CLEAN } else { 0 })
+    }
+
+    /// Whether the page is the first or the last of a free run.
+    #[inline]
+    pub(crate) const fn is_run(self) -> bool {
+        self.0 & (0xFF << FLAGS | KIND_MASK) == (Kind::Run as u32) << PAD
+    }
+
+    /// Whether the allocated block goes back to the runs.
+    #[inline]
+    pub(super) const fn is_from_run(self) -> bool {
+        self.0 & FROM_RUN != 0
+    }
+
+    /// The same block, which goes back to the runs.
+    #[inline]
+    pub(super) const fn from_run(self) -> Self {
+        Self(self.0 | FROM_RUN)
     }
 
     #[inline]

@@ -1,6 +1,8 @@
 //! Runs of neighbouring free blocks: a snug place for a request of many pages, and the last
 //! resort when no single free block is large enough.
 //!
+//! (Large allocations and slabs come from `runs` instead.)
+//!
 //! Requests of more than 8 pages that are no power of two look here first, at a few blocks of each
 //! order from small to large, so that they fill what earlier ones left over, and lie snug against
 //! what is in use: filling a region with such sizes then leaves a few percent unused instead of a

@@ -6,6 +6,9 @@
 //! * `alloc` and `free` are the buddy system's two directions; `take` takes exact ranges (and so
 //!   grows blocks); `join` finds a run of neighbouring free blocks when no single one is large
 //!   enough; `limit` serves requests whose physical limit is no zone's.
+//! * `batch` moves blocks of one order to and from a CPU's page list, many at a time.
+//! * `runs` keeps free pages in pieces of any length, for blocks that need no alignment;
+//!   `run_take` cuts and joins them, `run_exchange` borrows extents from the buddies.
 //! * `slab_marks` ties the pages of a slab to its descriptor; `checks` counts everything.
 //!
 //! # Protocol
@@ -19,6 +22,7 @@
 //! - Counters are written under the lock and read by anybody as a snapshot.
 
 mod alloc;
+mod batch;
 mod carve;
 mod checks;
 mod create;
@@ -28,6 +32,9 @@ mod join;
 mod layout;
 mod limit;
 mod lists;
+mod run_exchange;
+mod run_take;
+mod runs;
 mod slab_marks;
 mod take;
 #[cfg(all(test, unix, target_pointer_width = "64"))]
@@ -36,6 +43,8 @@ mod tests;
 pub(crate) use alloc::{TakeRequest, Taken};
 pub(crate) use create::RegionSpec;
 pub(crate) use head::{HeadWord, Kind, Page};
+pub(crate) use run_take::Placement;
+pub(crate) use slab_marks::PageMark;
 
 use core::ptr::NonNull;
 
@@ -43,8 +52,10 @@ use super::links::SectionLinks;
 use super::page_meta::{PageMeta, words};
 use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::units::{NodeId, Order, Pfn, Zone};
+use carve::CarveState;
 use layout::{CARVE_BYTES, Needs};
 use lists::ZoneLists;
+use runs::RunBins;
 
 /// Physical address of a page from its virtual one; `None` if nobody knows.
 ///
@@ -95,6 +106,7 @@ pub(crate) struct Section<const PAGE_SIZE: usize> {
     node: NodeId,
     links: SectionLinks<Self>,
     zones: [ZoneLists; Zone::COUNT],
+    runs: RunBins,
 }
 
 // SAFETY: the raw pointers lead to atomics that any thread may use; the free lists are touched
@@ -199,6 +211,17 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         Some(unsafe { self.page_unchecked(pfn) })
     }
 
+    /// The page that contains the address, and its metadata, if all metadata around it was written.
+    #[inline(always)]
+    pub(crate) fn carved_page(&self, addr: usize) -> Option<(Pfn, Page<'_>)> {
+        let pfn = self.pfn_of(addr)?;
+        if self.state(self.carve_of(pfn)) != CarveState::Carved {
+            return None;
+        }
+        // SAFETY: in range, and all metadata of a carved block is valid.
+        Some((pfn, unsafe { self.page_unchecked(pfn) }))
+    }
+
     /// Metadata of a page.
     ///
     /// # Safety
@@ -211,10 +234,11 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         Page::new(unsafe { words(self.metas, pfn.get()) })
     }
 
-    /// The order of the largest free block of a zone.
+    /// The order of the largest free block of a zone, or one whose pages its longest run has.
     #[inline]
     pub(crate) fn max_free_order(&self, zone: Zone) -> Option<Order> {
-        self.lists(zone).max_order()
+        let listed = self.lists(zone).max_order();
+        if zone == self.runs.zone { listed.max(self.runs.max_order()) } else { listed }
     }
 
     /// Pages of a zone on the free lists.
@@ -226,6 +250,16 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// Free blocks of a zone that have this order.
     pub(crate) fn free_blocks(&self, zone: Zone, order: Order) -> usize {
         self.lists(zone).blocks(order)
+    }
+
+    /// Pages in runs of 2^`order` pages or more, but fewer than twice as many.
+    pub(crate) fn run_pages(&self, order: Order) -> usize {
+        self.runs.pages_of(order)
+    }
+
+    /// The length of the free run that starts at this page; a hint without the lock.
+    pub(crate) fn run_length(&self, pfn: Pfn) -> Option<usize> {
+        self.run_at(pfn).map(|run| run.len)
     }
 
     /// Pages of a zone under management.

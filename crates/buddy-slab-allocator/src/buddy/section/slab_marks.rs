@@ -1,7 +1,9 @@
 //! Marks on the pages of a slab: from any address in it to its descriptor.
 //!
-//! The words `prev` and `next` of each of its pages hold the descriptor's distance from the
-//! section's first page, so that the pointer comes back with the region's provenance.
+//! The word `prev` of each of its pages holds how far from that page the descriptor lies (in
+//! units of 8 or 64 bytes, both ways), so that the pointer comes back with the region's
+//! provenance. The word `next` holds a *label* of the layer above, and in its low eight bits which
+//! page of the slab it is.
 //!
 //! # Protocol
 //! `prev` and `next` are written before the head word says slab (release), and read after it
@@ -15,16 +17,50 @@ use super::head::{HeadWord, Kind};
 use crate::buddy::page_meta::{PFN_NONE, PageFlags};
 use crate::units::{Order, Pfn};
 
+/// What the metadata of a slab's page leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PageMark {
+    /// The descriptor, or whatever part of it was marked.
+    pub(crate) descriptor: NonNull<u8>,
+    /// The label, and the number of the page within the slab.
+    pub(crate) label: u32,
+}
+
+/// Pages of a slab at most: their numbers have eight bits of the label.
+const MAX_PAGES: usize = 256;
+
 impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
+    /// What the distance of a descriptor is counted in, and descriptors are aligned to, as a
+    /// shift.
+    const UNIT: u32 = if PAGE_SIZE < 4096 { 3 } else { 6 };
+
+    /// Whether each of `count` pages can name a descriptor of up to 64 KiB that begins at
+    /// `descriptor`: they are less than 128 GiB apart (16 GiB with pages below 4 KiB).
+    pub(crate) fn can_mark(&self, pfn: Pfn, count: usize, descriptor: NonNull<u8>) -> bool {
+        let reach = |index: usize| {
+            let page = (self.start_page + index) << Self::PAGE_SHIFT;
+            let distance = descriptor.addr().get().abs_diff(page) as u64;
+            distance < (1 << (31 + Self::UNIT)) - (1 << 16)
+        };
+        count <= MAX_PAGES && reach(pfn.index()) && reach(pfn.index() + count - 1)
+    }
+
     /// Marks an allocated block as the pages of the slab that `descriptor` describes.
     ///
     /// Complexity: O(count). Locks: none.
     ///
     /// # Safety
     /// - The block of exactly `count` pages at `pfn` is the caller's.
-    /// - `descriptor` points into this section's region.
-    pub(crate) unsafe fn mark_slab(&self, pfn: Pfn, count: usize, descriptor: NonNull<u8>) {
-        let distance = descriptor.as_ptr().addr().wrapping_sub(self.heap.addr()) as u64;
+    /// - `descriptor` points into this section's region, and [`can_mark`](Self::can_mark) said
+    ///   yes to it. The low eight bits of `label` are clear.
+    pub(crate) unsafe fn mark_slab(
+        &self,
+        pfn: Pfn,
+        count: usize,
+        descriptor: NonNull<u8>,
+        label: u32,
+    ) {
+        debug_assert!(self.can_mark(pfn, count, descriptor) && label & 0xFF == 0);
         for index in pfn.index()..pfn.index() + count {
             let at = Self::nth(index);
             // SAFETY: the caller's pages. A carve block without all its metadata lies wholly
@@ -32,8 +68,9 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             unsafe {
                 self.ensure_carved(self.carve_of(at));
                 let page = self.page_unchecked(at);
-                page.set_prev(distance as u32);
-                page.set_next((distance >> 32) as u32);
+                let distance = descriptor.addr().get().wrapping_sub(self.addr_of(at)) as isize;
+                page.set_prev((distance >> Self::UNIT) as u32);
+                page.set_next(label | (index - pfn.index()) as u32);
                 let word = page.head();
                 page.set_head(word.with_flags(PageFlags::Slab).with_kind(Kind::Slab));
             }
@@ -65,35 +102,42 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         }
     }
 
-    /// The descriptor of the slab that holds `addr`; `None` if it is in none, or if that takes a
-    /// closer look. The fast path of a free.
+    /// The mark of the slab that holds `addr`; `None` if it is in none, or if that takes a closer
+    /// look. The fast path of a free.
     ///
-    /// Complexity: O(1), three dependent loads. Locks: none.
+    /// Complexity: O(1), two dependent loads. Locks: none.
     #[inline(always)]
-    pub(crate) fn slab_at(&self, addr: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn slab_at(&self, addr: usize) -> Option<PageMark> {
         let pfn = self.pfn_of(addr)?;
         if self.state(self.carve_of(pfn)) != CarveState::Carved {
             return None;
         }
         // SAFETY: in range, and all metadata of a carved block is valid.
+        unsafe { self.mark_of(pfn) }
+    }
+
+    /// The mark of the slab that the page belongs to; `None` if it belongs to none.
+    ///
+    /// Complexity: O(1). Locks: none.
+    #[inline]
+    pub(crate) fn slab_mark(&self, pfn: Pfn) -> Option<PageMark> {
+        self.page(pfn)?;
+        // SAFETY: its metadata is valid.
+        unsafe { self.mark_of(pfn) }
+    }
+
+    /// # Safety
+    /// - The page's metadata is valid.
+    #[inline(always)]
+    unsafe fn mark_of(&self, pfn: Pfn) -> Option<PageMark> {
+        // SAFETY: passed on.
         let page = unsafe { self.page_unchecked(pfn) };
         if !page.head().is_slab() {
             return None;
         }
-        let distance = u64::from(page.prev()) | u64::from(page.next()) << 32;
-        NonNull::new(self.heap.wrapping_byte_add(distance as usize))
-    }
-
-    /// The descriptor of the slab that the page belongs to; `None` if it belongs to none.
-    ///
-    /// Complexity: O(1). Locks: none.
-    #[inline]
-    pub(crate) fn slab_descriptor(&self, pfn: Pfn) -> Option<NonNull<u8>> {
-        let page = self.page(pfn)?;
-        if !page.head().is_slab() {
-            return None;
-        }
-        let distance = u64::from(page.prev()) | u64::from(page.next()) << 32;
-        NonNull::new(self.heap.wrapping_byte_add(distance as usize))
+        let distance = (page.prev() as i32 as isize) << Self::UNIT;
+        let at = self.heap.wrapping_byte_add(pfn.index() << Self::PAGE_SHIFT);
+        let descriptor = NonNull::new(at.wrapping_byte_offset(distance))?;
+        Some(PageMark { descriptor, label: page.next() })
     }
 }

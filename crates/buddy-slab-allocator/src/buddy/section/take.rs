@@ -5,7 +5,8 @@ use super::Section;
 use super::alloc::Taken;
 use super::carve::CarveState;
 use super::head::{HeadWord, Kind};
-use super::lists::sub;
+use super::lists::{add, sub};
+use super::runs::Run;
 use crate::units::{Order, Pfn, Zone};
 
 /// What a run of free pages has in common.
@@ -22,7 +23,9 @@ struct FreeRun {
 #[derive(Clone, Copy)]
 struct FreePart {
     start: Pfn,
-    order: Order,
+    pages: usize,
+    /// `None` for a run.
+    order: Option<Order>,
     zone: Zone,
     inside: usize,
 }
@@ -40,9 +43,19 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             } else {
                 self.free_block_at(pfn).map(|(order, zone)| (pfn, order, zone))
             };
-            let Some((start, order, zone)) = found else { return false };
-            let end = start.index() + order.pages();
-            each(FreePart { start, order, zone, inside: end.min(to) - at });
+            let part = match found {
+                Some((start, order, zone)) => {
+                    FreePart { start, pages: order.pages(), order: Some(order), zone, inside: 0 }
+                }
+                None => {
+                    let run = if at == from { self.run_containing(pfn) } else { self.run_at(pfn) };
+                    let Some(run) = run else { return false };
+                    let (start, zone) = (Self::nth(run.from), self.runs.zone);
+                    FreePart { start, pages: run.len, order: None, zone, inside: 0 }
+                }
+            };
+            let end = part.start.index() + part.pages;
+            each(FreePart { inside: end.min(to) - at, ..part });
             at = end;
         }
         true
@@ -69,18 +82,30 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// # Safety
     /// - Lock held; `free_range` found the range free.
     unsafe fn detach(&self, from: usize, to: usize, mut each: impl FnMut(Zone, usize)) {
-        let all = self.walk_free(from, to, |FreePart { start, order, zone, inside }| {
-            let end = start.index() + order.pages();
-            // SAFETY: lock held; the block is on its list; its parts outside the range stay free.
+        let all = self.walk_free(from, to, |FreePart { start, pages, order, zone, inside }| {
+            let end = start.index() + pages;
+            // SAFETY: lock held; the block or run is on its list; its parts outside the range stay
+            // free.
             unsafe {
                 let clean = self.page_unchecked(start).head().is_clean();
-                self.unlink_block(start, order, zone);
-                self.demote(start, zone as u32);
-                if start.index() < from {
-                    self.make_blocks(start.index(), from, zone, clean);
-                }
-                if end > to {
-                    self.make_blocks(to, end, zone, clean);
+                if let Some(order) = order {
+                    self.unlink_block(start, order, zone);
+                    self.demote(start, zone as u32);
+                    if start.index() < from {
+                        self.make_blocks(start.index(), from, zone, clean);
+                    }
+                    if end > to {
+                        self.make_blocks(to, end, zone, clean);
+                    }
+                } else {
+                    self.unlink_run(Run { from: start.index(), len: pages, clean });
+                    if start.index() < from {
+                        let len = from - start.index();
+                        self.link_run(Run { from: start.index(), len, clean });
+                    }
+                    if end > to {
+                        self.link_run(Run { from: to, len: end - to, clean });
+                    }
                 }
             }
             sub(&self.lists(zone).free_pages, inside);
@@ -162,10 +187,22 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     pub(crate) unsafe fn grow(&self, pfn: Pfn, old: usize, new: usize) -> bool {
         let from = pfn.index() + old;
         let Some(to) = pfn.index().checked_add(new) else { return false };
-        let Some(run) = self.free_range(from, to) else { return false };
         // SAFETY: the caller's block: its first page has metadata, and only the caller writes it.
         let page = unsafe { self.page_unchecked(pfn) };
         let word = page.head();
+        if word.is_from_run() {
+            // SAFETY: passed on; such a block is in the zone of the runs.
+            if new > old
+                && let Some(clean) = unsafe { self.grow_into_run(from, to) }
+            {
+                add(&self.runs.used, new - old);
+                let order = Order::for_pages(new).unwrap_or(Order::MAX);
+                page.set_prev(new as u32);
+                page.set_head(word.with_order(order).with_clean(word.is_clean() && clean));
+                return true;
+            }
+        }
+        let Some(run) = self.free_range(from, to) else { return false };
         let order = Order::for_pages(new).unwrap_or(Order::MAX);
         let mut word_now = word.with_order(order).with_clean(word.is_clean() && run.clean);
         if run.spans_zones || word.zone() != Some(run.zone) {
@@ -173,6 +210,9 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         }
         // SAFETY: passed on; the range was found free.
         unsafe { self.detach(from, to, |_, _| {}) };
+        if word.is_from_run() {
+            add(&self.runs.used, new - old);
+        }
         page.set_prev(new as u32);
         page.set_head(word_now);
         true

@@ -4,9 +4,10 @@ use std::boxed::Box;
 use std::vec::Vec;
 
 use super::super::super::section::Kind;
-use super::super::{MAX_NODES, PageError, PageRequest, RemovalError, Wait, Watermarks};
+use super::super::{KeptPage, MAX_NODES, PageError, PageRequest, RemovalError, Wait, Watermarks};
 use super::{Core, PAGE, Region};
 use crate::error::AllocError;
+use crate::sync::{Guard, Rank};
 use crate::units::{Misuse, NodeId, Order, PhysLimit, Zone};
 
 fn one() -> PageRequest<'static> {
@@ -321,7 +322,7 @@ fn slots_are_distinct_and_their_pages_come_back() {
     let mut slots = Vec::new();
     for i in 0..200 {
         let size = if i % 5 == 0 { 100 } else { 256 };
-        let slot = core.alloc_slot(section, size, Wait::Spin).unwrap();
+        let slot = core.alloc_slot(section, size, Wait::Spin, |_| true).unwrap();
         assert_eq!(slot.addr().get() % 64, 0);
         // SAFETY: ours.
         unsafe { slot.write_bytes(i as u8, size) };
@@ -334,7 +335,10 @@ fn slots_are_distinct_and_their_pages_come_back() {
             assert_eq!(unsafe { slot.add(at).read() }, *stamp);
         }
     }
-    assert_eq!(core.alloc_slot(section, PAGE, Wait::Spin).unwrap_err(), PageError::Invalid);
+    let too_large = core.alloc_slot(section, PAGE, Wait::Spin, |_| true);
+    assert_eq!(too_large.unwrap_err(), PageError::Invalid);
+    let refused = core.alloc_slot(section, 64, Wait::Spin, |_| false);
+    assert_eq!(refused.unwrap_err(), PageError::Exhausted);
     let twice = slots[7].0;
     // SAFETY: ours.
     unsafe { core.free_slot(section, twice, Wait::Spin) }.unwrap();
@@ -358,34 +362,32 @@ fn a_held_lock_makes_others_busy_and_frees_deferred() {
     region.add_to(&core, 0, None).unwrap();
     let a = core.alloc(&one()).unwrap();
     let b = core.alloc(&PageRequest::new(6, Kind::Pages)).unwrap();
-    let mut blocks = Vec::from([(a, 1), (b, 6)]);
     let order = Order::ZERO;
-    let mut nested = 0;
-    // The sink runs under the lock: as good as a handler that interrupts the holder.
-    let got = core.alloc_batch(order, NodeId::new(0), 2, Wait::Spin, false, &mut |page| {
-        if nested > 0 {
-            blocks.push((page, 1));
-            return;
-        }
-        nested += 1;
+    let mut kept = [KeptPage::NOTHING; 2];
+    {
+        // Held: as good as by what a handler has interrupted.
+        let _guard = Guard::try_lock(&core.nodes[0].lock, Rank::Node).unwrap();
         let request = PageRequest { wait: Wait::Try, ..one() };
         assert_eq!(core.alloc(&request).unwrap_err(), PageError::Busy);
         let bounded = PageRequest { wait: Wait::Bounded(5), ..one() };
         assert_eq!(core.alloc(&bounded).unwrap_err(), PageError::Busy);
+        assert_eq!(core.alloc_batch(order, NodeId::new(0), Wait::Try, false, &mut kept), 0);
         // SAFETY: ours.
         assert_eq!(unsafe { core.free(a, 1, Wait::Try) }, Err(PageError::Busy));
         // SAFETY: ours, once each.
-        unsafe { core.free_batch(&mut || blocks.pop(), Wait::Try) };
+        unsafe {
+            core.free_batch(&[KeptPage::keep(a)], order, Wait::Try);
+            core.push_deferred(b, 6);
+        }
         assert_eq!(core.deferred_pages(), 7);
         let addr = b.addr();
         assert_eq!(core.claim(addr, 6, Kind::Pages).unwrap_err(), Misuse::DoubleFree);
-        blocks.push((page, 1));
-    });
-    assert_eq!((got, blocks.len()), (2, 2));
-    assert_eq!(core.allocated_pages(), 2);
+    }
     assert_eq!(core.drain_deferred(Wait::Spin), 7);
+    assert_eq!(core.alloc_batch(order, NodeId::new(0), Wait::Spin, false, &mut kept), 2);
+    assert_eq!(core.allocated_pages(), 2);
     // SAFETY: ours.
-    unsafe { core.free_batch(&mut || blocks.pop(), Wait::Spin) };
+    unsafe { core.free_batch(&kept, order, Wait::Spin) };
     assert_eq!(core.allocated_pages(), 0);
     core.check_invariants();
 }

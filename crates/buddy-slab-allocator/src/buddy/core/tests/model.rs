@@ -6,7 +6,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::super::super::section::Kind;
-use super::super::{PageError, PageRequest, RemovalError, Wait, Watermarks};
+use super::super::{KeptPage, PageError, PageRequest, RemovalError, Wait, Watermarks};
 use super::{Core, PAGE, Region};
 use crate::units::{NodeId, Order, PhysLimit, Zone};
 
@@ -206,13 +206,29 @@ impl World {
                     .take(blocks)
                     .map(|(addr, held)| (*addr, held.count))
                     .collect();
-                let mut pages: Vec<_> = run
-                    .iter()
-                    .map(|&(addr, count)| (self.core.lookup(addr).unwrap(), count))
-                    .collect();
-                // SAFETY: all held, each yielded once.
-                unsafe { self.core.free_batch(&mut || pages.pop(), Wait::Spin) };
-                drop(pages);
+                // As batches, up or down: neighbours of one order that a list could keep.
+                let listed = |&(addr, count): &(usize, usize)| {
+                    Some(count).filter(|n| n.is_power_of_two() && addr % (n * PAGE) == 0)
+                };
+                for batch in run.chunk_by(|a, b| listed(a).is_some() && listed(a) == listed(b)) {
+                    let pages = batch.iter().map(|&(addr, _)| self.core.lookup(addr).unwrap());
+                    let (addr, count) = batch[0];
+                    let Some(size) = listed(&batch[0]) else {
+                        // SAFETY: held.
+                        unsafe {
+                            let page = self.core.lookup(addr).unwrap();
+                            self.core.free(page, count, Wait::Spin).unwrap();
+                        }
+                        continue;
+                    };
+                    let mut kept: Vec<_> = pages.map(KeptPage::keep).collect();
+                    if which % 2 == 0 {
+                        kept.reverse();
+                    }
+                    let order = Order::for_pages(size).unwrap();
+                    // SAFETY: all held, each there once.
+                    unsafe { self.core.free_batch(&kept, order, Wait::Spin) };
+                }
                 for (addr, _) in run {
                     self.held.remove(&addr);
                 }
@@ -230,12 +246,12 @@ impl World {
             }
             Op::Batch { order, max } => {
                 let order = Order::new(order).unwrap();
-                let mut got = Vec::new();
+                let mut kept = std::vec![KeptPage::NOTHING; max];
                 let node = NodeId::new(0);
-                let sink = &mut |page: super::super::PageRef<'_, PAGE>| got.push(page.addr());
-                let n = self.core.alloc_batch(order, node, max, Wait::Spin, false, sink);
-                assert!(n == got.len() && n <= max);
-                for addr in got {
+                let n = self.core.alloc_batch(order, node, Wait::Spin, false, &mut kept);
+                for block in &kept[max - n..] {
+                    // SAFETY: just allocated.
+                    let addr = unsafe { block.page() }.addr();
                     assert_eq!(addr % (order.pages() * PAGE), 0);
                     self.hold(addr, order.pages(), Kind::Cached);
                 }

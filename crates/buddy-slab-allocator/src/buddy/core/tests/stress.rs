@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::vec::Vec;
 
 use super::super::super::section::Kind;
-use super::super::{PageRequest, Wait};
+use super::super::{KeptPage, PageRequest, Wait};
 use super::{Core, PAGE, Region};
 use crate::units::{NodeId, Order};
 
@@ -72,19 +72,11 @@ fn run(threads: usize, steps: usize) {
                             pool.lock().unwrap().push((page.addr(), request.count, value));
                         }
                     } else if rng.below(20) == 0 {
-                        let mut batch = Vec::new();
-                        core.alloc_batch(
-                            Order::ZERO,
-                            NodeId::new(0),
-                            8,
-                            wait,
-                            false,
-                            &mut |page| {
-                                batch.push((page, 1));
-                            },
-                        );
+                        let mut batch = [KeptPage::NOTHING; 8];
+                        let order = Order::new(rng.below(3) as u8).unwrap();
+                        let got = core.alloc_batch(order, NodeId::new(0), wait, false, &mut batch);
                         // SAFETY: ours, once each.
-                        unsafe { core.free_batch(&mut || batch.pop(), wait) };
+                        unsafe { core.free_batch(&batch[8 - got..], order, wait) };
                     } else {
                         let taken = {
                             let mut pool = pool.lock().unwrap();

@@ -10,7 +10,7 @@ mod scenarios;
 use std::vec::Vec;
 
 use super::layout::CARVE_BYTES;
-use super::{Kind, PhysFn, RegionSpec, Section, TakeRequest, Taken};
+use super::{Kind, PageMark, PhysFn, Placement, RegionSpec, Section, TakeRequest, Taken};
 use crate::error::AllocError;
 use crate::units::{NodeId, Order, Pfn, PhysLimit, Zone};
 
@@ -137,11 +137,21 @@ pub(super) fn request(count: usize, align_order: u8) -> TakeRequest {
         align_order: order(align_order),
         limit: PhysLimit::NONE,
         kind: Kind::Pages,
+        placement: Placement::Snug,
     }
 }
 
 pub(super) fn take<const P: usize>(section: &Section<P>, count: usize, align: u8) -> Option<Taken> {
-    let request = request(count, align);
+    take_as(section, Kind::Pages, count, align)
+}
+
+pub(super) fn take_as<const P: usize>(
+    section: &Section<P>,
+    kind: Kind,
+    count: usize,
+    align: u8,
+) -> Option<Taken> {
+    let request = TakeRequest { kind, ..request(count, align) };
     // SAFETY: one thread.
     Zone::FALLBACK.iter().find_map(|zone| unsafe { section.alloc(*zone, &request, None) })
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Alloc { count: usize, align: u8 },
+    Alloc { count: usize, align: u8, kind: Kind },
     AllocOrder { order: u8 },
     AllocAt { at: usize, count: usize },
     Free { which: usize },
@@ -22,7 +22,10 @@ fn count() -> impl Strategy<Value = usize> {
 fn step() -> impl Strategy<Value = Step> {
     let index = any::<usize>;
     prop_oneof![
-        6 => (count(), 0..8_u8).prop_map(|(count, align)| Step::Alloc { count, align }),
+        6 => (count(), 0..8_u8)
+            .prop_map(|(count, align)| Step::Alloc { count, align, kind: Kind::Pages }),
+        6 => (count(), prop_oneof![9 => Just(0), 1 => 0..8_u8])
+            .prop_map(|(count, align)| Step::Alloc { count, align, kind: Kind::Object }),
         3 => (0..12_u8).prop_map(|order| Step::AllocOrder { order }),
         3 => (index(), count()).prop_map(|(at, count)| Step::AllocAt { at, count }),
         9 => index().prop_map(|which| Step::Free { which }),
@@ -72,7 +75,7 @@ impl Model {
         let place = |at: usize| at % self.taken.len();
         // SAFETY (of all calls below): one thread; blocks are given back by their owner once.
         match step {
-            Step::Alloc { count, align } => match take(section, count, align) {
+            Step::Alloc { count, align, kind } => match take_as(section, kind, count, align) {
                 Some(taken) => {
                     assert_eq!(section.addr_of(taken.pfn) % (P << align), 0);
                     self.admit(taken, count);
@@ -88,6 +91,8 @@ impl Model {
                 let taken = Zone::FALLBACK
                     .iter()
                     .find_map(|zone| unsafe { section.alloc_order(*zone, order, Kind::Object) });
+                // As the page core does where there is no such block.
+                let taken = taken.or_else(|| take_as(section, Kind::Handle, order.pages(), want));
                 match taken {
                     Some(taken) => self.admit(taken, order.pages()),
                     None => assert!(!self.has_block(section, want), "{order:?} was there"),
@@ -146,12 +151,16 @@ impl Model {
             Step::Slab { which } => {
                 if let Some(which) = pick(which, self.live.len()) {
                     let (at, count) = self.live[which];
-                    let descriptor = section.ptr_of(pfn(at));
+                    let (descriptor, label) = (section.ptr_of(pfn(at)), 0x1234_5600);
+                    if !section.can_mark(pfn(at), count, descriptor) {
+                        return;
+                    }
                     // SAFETY: see above.
-                    unsafe { section.mark_slab(pfn(at), count, descriptor) };
+                    unsafe { section.mark_slab(pfn(at), count, descriptor, label) };
                     check(section);
-                    let last = pfn(at + count - 1);
-                    assert_eq!(section.slab_descriptor(last), Some(descriptor));
+                    let mark = section.slab_mark(pfn(at + count - 1));
+                    let label = label + count as u32 - 1;
+                    assert_eq!(mark, Some(PageMark { descriptor, label }));
                     // SAFETY: see above.
                     unsafe { section.unmark_slab(pfn(at), count, Kind::Pages) };
                 }
@@ -190,6 +199,9 @@ fn run<const P: usize>(offset: usize, len: usize, border: Option<usize>, steps: 
     }
     check(section);
     assert_eq!(section.summary().free_pages, section.total_pages());
+    // SAFETY: one thread.
+    while Zone::ALL.iter().any(|zone| unsafe { section.give_runs_up(*zone) }) {}
+    check(section);
     if !late_reservations {
         assert_eq!(shape(section), fresh, "everything merged again");
     }

@@ -196,18 +196,23 @@ fn slab_pages_lead_to_their_descriptor() {
         let fresh = shape(section);
         let block = take(section, count, 0).unwrap().pfn;
         let descriptor = section.ptr_of(block).map_addr(|addr| addr.saturating_add(192));
-        assert_eq!(section.slab_descriptor(block), None);
+        assert_eq!(section.slab_mark(block), None);
         // SAFETY: one thread; the block is ours.
-        unsafe { section.mark_slab(block, count, descriptor) };
+        unsafe { section.mark_slab(block, count, descriptor, 0xABCD_EF00) };
         check(section);
         for index in block.index()..block.index() + count {
-            assert_eq!(section.slab_descriptor(pfn(index)), Some(descriptor));
+            let label = 0xABCD_EF00 + (index - block.index()) as u32;
+            assert_eq!(section.slab_mark(pfn(index)), Some(PageMark { descriptor, label }));
+            assert_eq!(
+                section.slab_at(section.addr_of(pfn(index)) + 7),
+                section.slab_mark(pfn(index))
+            );
         }
-        assert_eq!(section.slab_descriptor(pfn(block.index() + count)), None);
+        assert_eq!(section.slab_mark(pfn(block.index() + count)), None);
         // SAFETY: one thread; the block is ours.
         unsafe { section.unmark_slab(block, count, Kind::Internal) };
         check(section);
-        assert_eq!(section.slab_descriptor(block), None);
+        assert_eq!(section.slab_mark(block), None);
         assert_eq!(section.page(block).unwrap().head().kind(), Kind::Internal);
         give(section, block, count);
         check(section);
@@ -259,4 +264,79 @@ fn a_mixed_load_fills_nearly_every_page() {
             give(section, block, count);
         }
     }
+}
+
+/// Blocks for objects: they come from runs, which merge with both neighbours.
+#[test]
+fn churn_of_blocks_from_runs_leaves_few_pages_that_serve_nobody() {
+    let arena = Arena::new(64 * MIB);
+    let section = make::<4096>(&arena, Make { len: 64 * MIB, ..Make::default() }).unwrap();
+    let fresh = shape(section);
+    let seed = &mut 0x9E37_79B9_7F4A_7C15;
+    let total = section.total_pages();
+    let mut live: Vec<(Pfn, usize)> = Vec::new();
+    let fill = |live: &mut Vec<(Pfn, usize)>, seed: &mut u64, most: usize| {
+        while total - section.summary().free_pages < most
+            && let count = mixed_count(seed)
+            && let Some(taken) = take_as(section, Kind::Object, count, 0)
+        {
+            live.push((taken.pfn, count));
+        }
+        total - section.summary().free_pages
+    };
+    fill(&mut live, seed, total / 10 * 8);
+    for _ in 0..100_000 {
+        let which = random(seed, live.len());
+        let (block, count) = live[which];
+        give(section, block, count);
+        let count = mixed_count(seed);
+        let taken = take_as(section, Kind::Object, count, 0).expect("a fifth is free");
+        live[which] = (taken.pfn, count);
+    }
+    check(section);
+    let used = fill(&mut live, seed, total);
+    std::println!("{used} of {total} pages in use");
+    assert!(used * 100 >= total * 95, "{used} of {total} pages in use");
+    for (block, count) in live {
+        give(section, block, count);
+    }
+    check(section);
+    assert_eq!(shape(section), fresh, "all extents went back");
+}
+
+#[test]
+fn each_side_serves_requests_of_the_other_when_that_is_used_up() {
+    let arena = Arena::new(8 * MIB);
+    let section = make::<4096>(&arena, Make { len: 8 * MIB, ..Make::default() }).unwrap();
+    let fresh = shape(section);
+    // One block of an extent: its other pages serve as single ones, and the last pages as blocks.
+    let block = take_as(section, Kind::Object, 20, 0).unwrap();
+    let mut pages = Vec::new();
+    while let Some(taken) = take(section, 1, 0) {
+        pages.push(taken.pfn);
+    }
+    assert_eq!(section.summary().free_pages, 0);
+    check(section);
+    give(section, block.pfn, 20);
+    let single = take(section, 1, 0).unwrap();
+    assert_eq!(take_as(section, Kind::Slab, 19, 0).map(|taken| taken.pfn.index()), {
+        Some(block.pfn.index() + usize::from(single.pfn == block.pfn))
+    });
+    check(section);
+    assert_eq!(section.summary().free_pages, 0);
+    // What is free in pieces of both sides together serves what neither could.
+    let first = block.pfn.index() + usize::from(single.pfn == block.pfn);
+    give(section, pfn(first), 19);
+    give(section, single.pfn, 1);
+    let all = take_as(section, Kind::Object, 20, 0).expect("twenty pages in a row");
+    check(section);
+    give(section, all.pfn, 20);
+    for page in pages {
+        give(section, page, 1);
+    }
+    check(section);
+    // SAFETY: one thread.
+    let _ = unsafe { section.give_runs_up(Zone::Normal) };
+    check(section);
+    assert_eq!(shape(section), fresh);
 }

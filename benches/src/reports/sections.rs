@@ -11,7 +11,8 @@ use fastrand::Rng;
 use testkit::Reservation;
 
 use crate::platforms::{HOST, Pinned};
-use crate::rounds::{Contender, interleave, print_table, time_per};
+use crate::stats::{median, time_per};
+use crate::table;
 
 const TOTAL_BYTES: usize = 1 << 30;
 const COUNTS: [usize; 4] = [1, 16, 256, 4096];
@@ -73,6 +74,26 @@ pages!(GlobalAllocator<0x1000, Pinned>, GlobalAllocator::with_platform(Pinned),
 pages!(predecessor::BuddyAllocator, predecessor::BuddyAllocator::new(), |heap, region| heap
     .init(region, None));
 
+/// One round: nanoseconds per operation of each of the three things.
+type Round = Box<dyn FnMut() -> [f64; 3]>;
+
+/// Lets the contenders take turns, after one round that does not count, and returns their medians.
+fn interleave(contenders: &mut [Round]) -> Vec<[f64; 3]> {
+    let mut results = vec![Vec::with_capacity(ROUNDS); contenders.len()];
+    for round in 0..=ROUNDS {
+        for (contender, results) in contenders.iter_mut().zip(&mut results) {
+            let result = contender();
+            if round != 0 {
+                results.push(result);
+            }
+        }
+    }
+    let medians = |results: &Vec<[f64; 3]>| {
+        std::array::from_fn(|figure| median(results.iter().map(|result| result[figure])))
+    };
+    results.iter().map(medians).collect()
+}
+
 /// Prints the table.
 pub fn print() {
     let mut contenders = Vec::new();
@@ -82,7 +103,7 @@ pub fn print() {
         contenders.push(contender::<Box<GlobalAllocator<0x1000, Pinned>>>(count));
         contenders.push(contender::<Box<predecessor::BuddyAllocator>>(count));
     }
-    let medians = interleave(ROUNDS, &mut contenders);
+    let medians = interleave(&mut contenders);
     let mut rows = Vec::new();
     for (engine, name) in NAMES.iter().enumerate() {
         for (what, figure) in ["free", "alloc", "pair"].iter().enumerate() {
@@ -96,11 +117,11 @@ pub fn print() {
         "sections: ns (ratio to 1 section), {} MiB in all, every page in use, median of {ROUNDS}",
         TOTAL_BYTES >> 20
     );
-    print_table(&title, &["", "1", "16", "256", "4096"], &rows);
+    table::print(&title, &["", "1", "16", "256", "4096"], &rows);
 }
 
 /// A heap of `count` sections, all of it handed out, and its rounds.
-fn contender<P: Pages + 'static>(count: usize) -> Contender<3> {
+fn contender<P: Pages + 'static>(count: usize) -> Round {
     let map = Reservation::new(TOTAL_BYTES, 1 << 22).expect("1 GiB of address space");
     let mut parts = Box::leak(Box::new(map)).bytes_mut().chunks_exact_mut(TOTAL_BYTES / count);
     let mut heap = P::over(parts.next().expect("at least one section"));
@@ -108,7 +129,7 @@ fn contender<P: Pages + 'static>(count: usize) -> Contender<3> {
     let mut live: Vec<usize> = std::iter::from_fn(|| heap.alloc()).collect();
     let mut rng = Rng::with_seed(count as u64);
     rng.shuffle(&mut live);
-    Contender::new(String::new(), move || {
+    Box::new(move || {
         let tail = live.len() - BATCH;
         let free = time_per(BATCH, || live[tail..].iter().for_each(|&page| heap.free(page)));
         let alloc = time_per(BATCH, || {

@@ -1,13 +1,13 @@
-//! The remote words of a slab: how a CPU that does not own it gives objects back.
+//! The remote word of a group: how a CPU that does not own the slab gives objects back.
 //!
 //! # Protocol
-//! - A [`RemoteGroup`] holds one bit for each object of a machine word's worth of them. Any CPU
+//! - A [`RemoteWord`] holds one bit for each object of a machine word's worth of them. Any CPU
 //!   that frees objects remotely sets their bits by *one* `fetch_or` (**publish**).
-//! - Whoever turns the word from zero to non-zero must push the group on the inbox of the slab's
-//!   owner, once. So `remote != 0` means: the group is queued, or about to be by exactly one CPU.
-//! - Only whoever has popped the group off the inbox clears the word, by a swap with zero, after
-//!   it has read the link to the next one. From that swap on, the next publisher may push the
-//!   group again. That is the owner, who collects, or a CPU out of memory that acts on a running
+//! - Whoever turns the word from zero to non-zero must push it on the inbox of the slab's
+//!   owner, once. So `remote != 0` means: it is queued, or about to be by exactly one CPU.
+//! - Only whoever has popped it off the inbox clears the word, by a swap with zero, after
+//!   it has read the link to the next one. From that swap on, the next publisher may push it
+//!   again. That is the owner, who collects, or a CPU out of memory that acts on a running
 //!   owner's inbox (`percpu::steal`), and pushes back what it does not take.
 //! - Unless the publisher has to push, the `fetch_or` is its last access to the slab. A pusher
 //!   may still read the slab: its bits are not collected, so the object counts as used, and a
@@ -22,35 +22,35 @@
 //! last access of every publisher.
 //!
 //! # Line tag
-//! The low bits of `next`, free because groups are aligned to their size, hold which line of the
-//! descriptor the group lies in. Only the CPU that may write `next` touches them, and it keeps
-//! them; so the slab is found from a group without any other word.
+//! The low bits of `next`, free because remote words are aligned to their size, hold which line of the
+//! descriptor it lies in. Only the CPU that may write `next` touches them, and it keeps
+//! them; so the slab is found from it without any other word.
 
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-/// Bytes and alignment of one group of remote words: two words.
-pub(super) const GROUP_BYTES: usize = 2 * size_of::<usize>();
+/// Bytes and alignment of a remote word with its link.
+pub(super) const REMOTE_BYTES: usize = 2 * size_of::<usize>();
 
 /// The low bits of a link, which hold the line tag.
-const TAG_MASK: usize = GROUP_BYTES - 1;
+const TAG_MASK: usize = REMOTE_BYTES - 1;
 
 /// One word of remote frees, and the link that queues it on an inbox.
 #[cfg_attr(target_pointer_width = "64", repr(C, align(16)))]
 #[cfg_attr(not(target_pointer_width = "64"), repr(C, align(8)))]
-pub(crate) struct RemoteGroup {
+pub(crate) struct RemoteWord {
     /// Bits of objects that were freed remotely and not collected.
     remote: AtomicUsize,
-    /// The next group on the inbox, and the line tag.
-    next: AtomicPtr<RemoteGroup>,
+    /// The next word on the inbox, and the line tag.
+    next: AtomicPtr<RemoteWord>,
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<RemoteGroup>() == GROUP_BYTES);
+const _: () = assert!(size_of::<RemoteWord>() == REMOTE_BYTES);
 #[cfg(not(loom))]
-const _: () = assert!(align_of::<RemoteGroup>() == GROUP_BYTES);
+const _: () = assert!(align_of::<RemoteWord>() == REMOTE_BYTES);
 
-impl RemoteGroup {
-    /// A group with nothing pending, in the line that `tag` names.
+impl RemoteWord {
+    /// A word with nothing pending, in the line that `tag` names.
     pub(super) fn new(tag: usize) -> Self {
         debug_assert!(tag <= TAG_MASK);
         Self {
@@ -60,13 +60,13 @@ impl RemoteGroup {
     }
 
     /// Sets the bits of `mask` and returns which bits were set before: if none, the caller must
-    /// push the group; those in `mask` are double frees.
+    /// push the word; those in `mask` are double frees.
     #[inline(always)]
     pub(super) fn publish(&self, mask: usize) -> usize {
         self.remote.fetch_or(mask, Ordering::AcqRel)
     }
 
-    /// Takes all bits. For the owner, on a group popped off its inbox.
+    /// Takes all bits. For the owner, on a word popped off its inbox.
     #[inline(always)]
     pub(super) fn take(&self) -> usize {
         self.remote.swap(0, Ordering::AcqRel)
@@ -84,21 +84,21 @@ impl RemoteGroup {
         self.next.load(Ordering::Relaxed).addr() & TAG_MASK
     }
 
-    /// The next group on the inbox.
+    /// The next word on the inbox.
     #[inline]
-    pub(super) fn link(&self) -> *mut RemoteGroup {
+    pub(super) fn link(&self) -> *mut RemoteWord {
         self.next.load(Ordering::Relaxed).map_addr(|addr| addr & !TAG_MASK)
     }
 
-    /// Sets the next group on the inbox. For the one CPU that pushes the group.
+    /// Sets the next word on the inbox. For the one CPU that pushes it.
     #[inline]
-    pub(super) fn set_link(&self, successor: *mut RemoteGroup) {
+    pub(super) fn set_link(&self, successor: *mut RemoteWord) {
         let tag = self.tag();
         debug_assert!(successor.addr() & TAG_MASK == 0);
         self.next.store(successor.map_addr(|addr| addr | tag), Ordering::Relaxed);
     }
 
-    /// What releasing the memory does to the group: fails the model if any access to it is not
+    /// What releasing the memory does to the word: fails the model if any access to it is not
     /// ordered before.
     #[cfg(all(test, loom))]
     pub(super) fn release_memory(&mut self) {

@@ -9,7 +9,8 @@ use buddy_slab_allocator::GlobalAllocator;
 use testkit::Reservation;
 
 use crate::platforms::{HOST, Pinned};
-use crate::rounds::{median, print_table};
+use crate::stats::median;
+use crate::table;
 
 const GIB: usize = 1 << 30;
 const TIMES: usize = 5;
@@ -36,7 +37,7 @@ pub fn print() {
         unsafe { heap.init(region, 1, &HOST) }.expect("init");
     }));
     let title = format!("init: fresh address space, median of {TIMES}");
-    print_table(&title, &["engine", "region", "touched", "per GiB", "time"], &rows);
+    table::print(&title, &["engine", "region", "touched", "per GiB", "time"], &rows);
 }
 
 fn row(name: &str, size_bytes: usize, init: impl Fn(&mut [u8])) -> Vec<String> {

@@ -4,6 +4,10 @@ use std::alloc::Layout;
 
 use buddy_slab_allocator::{GlobalAllocator, SizeClass};
 
+use crate::table;
+use crate::workloads::Scale;
+use crate::workloads::space::{Filling, REGION_BYTES, REPLACEMENTS, When, fill_region};
+
 const PAGE_BYTES: usize = 0x1000;
 const PARTS: [&str; 9] = [
     "requested",
@@ -17,15 +21,37 @@ const PARTS: [&str; 9] = [
     "slab descriptors (the rest)",
 ];
 
+const SEEDS: [u64; 3] = [1, 2, 3];
+
+/// Prints the tables.
+pub fn print() {
+    for (name, most) in [("8 B to 2 KiB", 2 << 10), ("8 B to 128 KiB", 128 << 10)] {
+        let account = |when: When, seed: u64| {
+            let look = |heap: &GlobalAllocator, live: &[_]| {
+                let layouts = live.iter().map(crate::workloads::space::Live::layout);
+                Account::of(heap, REGION_BYTES, layouts)
+            };
+            fill_region(Filling { most, when }, seed, Scale::Full, look).1
+        };
+        let accounts = SEEDS.map(|seed| [account(When::Fresh, seed), account(When::Churned, seed)]);
+        let title = format!(
+            "account: {name}, {} MiB, {REPLACEMENTS} replacements, mean of {} seeds",
+            REGION_BYTES >> 20,
+            SEEDS.len()
+        );
+        table::print(&title, &["", "fill", "churn"], &Account::rows(&accounts, REGION_BYTES));
+    }
+}
+
 /// Bytes of a region by use, in the order of `PARTS`.
 ///
 /// # Invariants
 /// - They add up to the region, as far as the last part, a remainder, does not go below zero.
-pub struct Account([f64; PARTS.len()]);
+struct Account([f64; PARTS.len()]);
 
 impl Account {
     /// The account of a heap over a region of that length, whose live allocations are `live`.
-    pub fn of(heap: &GlobalAllocator, region: usize, live: impl Iterator<Item = Layout>) -> Self {
+    fn of(heap: &GlobalAllocator, region: usize, live: impl Iterator<Item = Layout>) -> Self {
         let snapshot = heap.snapshot();
         let (mut small, mut large, mut large_pages) = (0, 0, 0);
         for layout in live {
@@ -60,7 +86,7 @@ impl Account {
     }
 
     /// The rows of a table: the mean of each part, in per cent of the region, of both columns.
-    pub fn rows(accounts: &[[Self; 2]], region: usize) -> Vec<Vec<String>> {
+    fn rows(accounts: &[[Self; 2]], region: usize) -> Vec<Vec<String>> {
         let row = |(part, name): (usize, &&str)| {
             let mut row = vec![(*name).to_owned()];
             row.extend((0..2).map(|column| {

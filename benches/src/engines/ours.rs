@@ -1,0 +1,120 @@
+//! Ours in three ways, and the predecessor: statics, as in a kernel, each over a region of its own.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::sync::Once;
+
+use buddy_slab_allocator::GlobalAllocator;
+use testkit::Reservation;
+
+use super::Engine;
+use crate::platforms::{CPU_COUNT, HOST, Pinned, Thread, current_cpu};
+
+/// How much address space every heap over a region gets.
+pub const REGION_BYTES: usize = 1 << 30;
+
+/// Address space for a heap that lives as long as the program.
+///
+/// # Panics
+/// If the system refuses it.
+pub fn region(size_bytes: usize) -> &'static mut [u8] {
+    let map = Reservation::new(size_bytes, 1 << 22).expect("address space for a heap");
+    Box::leak(Box::new(map)).bytes_mut()
+}
+
+/// A type without fields that stands for a static heap, so that its address is a constant.
+macro_rules! engine {
+    ($(#[$doc:meta])* $name:ident, $heap:ident: $type:ty = $new:expr, |$region:ident| $init:expr,
+     $($hook:item)*) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Default)]
+        pub struct $name;
+
+        static $heap: $type = $new;
+
+        impl Engine for $name {
+            fn start() {
+                static STARTED: Once = Once::new();
+                STARTED.call_once(|| {
+                    let $region = region(REGION_BYTES);
+                    // SAFETY: the region is leaked, and goes to this heap only.
+                    unsafe { $init }.expect("a heap takes its region");
+                });
+            }
+
+            $($hook)*
+        }
+
+        // SAFETY: passes every call on to one `GlobalAlloc`.
+        unsafe impl GlobalAlloc for $name {
+            #[inline(always)]
+            unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+                // SAFETY: the same conditions.
+                unsafe { GlobalAlloc::alloc(&$heap, layout) }
+            }
+
+            #[inline(always)]
+            unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+                // SAFETY: the same conditions.
+                unsafe { GlobalAlloc::alloc_zeroed(&$heap, layout) }
+            }
+
+            #[inline(always)]
+            unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+                // SAFETY: the same conditions.
+                unsafe { GlobalAlloc::dealloc(&$heap, ptr, layout) }
+            }
+
+            #[inline(always)]
+            unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+                // SAFETY: the same conditions.
+                unsafe { GlobalAlloc::realloc(&$heap, ptr, layout, new_size) }
+            }
+        }
+    };
+}
+
+engine!(
+    /// Ours, *pinned*.
+    OursPinned,
+    PINNED: GlobalAllocator<0x1000, Pinned> = GlobalAllocator::with_platform(Pinned),
+    |region| PINNED.init_raw(region.as_mut_ptr(), region.len(), CPU_COUNT),
+    fn leave_thread() {
+        PINNED.cpu_offline(current_cpu()).expect("the caller's own CPU");
+    }
+
+    fn tick() {
+        PINNED.tick(current_cpu()).expect("the caller's own CPU");
+    }
+);
+engine!(
+    /// Ours, *thread*.
+    OursThread,
+    THREAD: GlobalAllocator<0x1000, Thread> = GlobalAllocator::with_platform(Thread),
+    |region| THREAD.init_raw(region.as_mut_ptr(), region.len(), CPU_COUNT),
+    fn leave_thread() {
+        THREAD.cpu_offline(current_cpu()).expect("the caller's own CPU");
+    }
+
+    fn tick() {
+        THREAD.tick(current_cpu()).expect("the caller's own CPU");
+    }
+);
+engine!(
+    /// Ours, *locked*.
+    OursLocked,
+    LOCKED: GlobalAllocator = GlobalAllocator::new(),
+    |region| LOCKED.init(region, CPU_COUNT, &HOST),
+    fn leave_thread() {
+        LOCKED.cpu_offline(current_cpu()).expect("the caller's own CPU");
+    }
+
+    fn tick() {
+        LOCKED.tick(current_cpu()).expect("the caller's own CPU");
+    }
+);
+engine!(
+    /// 0.3.0.
+    Predecessor,
+    OLD: predecessor::GlobalAllocator = predecessor::GlobalAllocator::new(),
+    |region| OLD.init(region, CPU_COUNT, &HOST),
+);

@@ -1,0 +1,167 @@
+//! Blocks of several pages: how full they leave a region after a long churn, that what a CPU keeps
+//! of them serves before a request fails, and that what grows stays where it is.
+#![cfg(not(loom))]
+
+mod common;
+
+use std::ptr::NonNull;
+
+use buddy_slab_allocator::{GlobalAllocator, Platform};
+use common::{
+    LockedSim, MIB, PAGE, PinnedSim, Random, check_all_free, free_objects, free_pages, layout,
+    managed_pages, objects, on, take_all_pages,
+};
+
+type Live = Vec<(NonNull<u8>, usize)>;
+
+/// Log-uniform, roughly: 8 bytes to 128 KiB.
+fn mixed_size(random: &mut Random) -> usize {
+    let doubling = 3 + random.below(14);
+    (1 << doubling) + random.below(1 << doubling)
+}
+
+/// Allocates up to `limit` bytes, or until one request fails; how many bytes there are.
+fn fill<P: Platform>(
+    heap: &GlobalAllocator<PAGE, P>,
+    random: &mut Random,
+    live: &mut Live,
+    limit: usize,
+) -> usize {
+    let mut total: usize = live.iter().map(|(_, size)| size).sum();
+    while total < limit {
+        let size = mixed_size(random);
+        let Ok(object) = heap.alloc(layout(size, 8)) else { break };
+        live.push((object, size));
+        total += size;
+    }
+    total
+}
+
+/// The measured figures for 256 MiB are in `docs/design.md`.
+#[test]
+fn churn_near_the_limit_is_seldom_refused_and_leaves_the_region_full() {
+    let heap = common::heap_on(LockedSim::default(), 64 * MIB, 1);
+    let (mut random, mut live) = (Random(0x0DD5), Live::new());
+    let full = fill(heap, &mut random, &mut live, usize::MAX);
+    for (object, size) in live.drain(..) {
+        free_objects(heap, layout(size, 8), &[object]);
+    }
+    check_all_free(heap);
+    fill(heap, &mut random, &mut live, full / 5 * 4);
+    let mut refused = 0;
+    for _ in 0..100_000 {
+        let which = random.below(live.len());
+        let (object, size) = live.swap_remove(which);
+        free_objects(heap, layout(size, 8), &[object]);
+        let size = mixed_size(&mut random);
+        match heap.alloc(layout(size, 8)) {
+            Ok(object) => live.push((object, size)),
+            Err(_) => refused += 1,
+        }
+    }
+    let churned = fill(heap, &mut random, &mut live, usize::MAX);
+    let permille = |bytes: usize| bytes * 1000 / (64 * MIB);
+    println!("permille: fresh {}, after churn {}", permille(full), permille(churned));
+    assert!(refused <= 10, "{refused} requests refused, with a fifth of the region free");
+    assert!(permille(full) >= 900, "fresh: {}", permille(full));
+    assert!(permille(churned) >= 850, "after churn: {}", permille(churned));
+    for (object, size) in live.drain(..) {
+        free_objects(heap, layout(size, 8), &[object]);
+    }
+    check_all_free(heap);
+}
+
+/// Blocks of ten pages kept by CPU 0, as many as it may keep.
+fn keep_some<P: Platform>(heap: &GlobalAllocator<PAGE, P>) {
+    on(0, || {
+        let some = objects(heap, layout(10 * PAGE, 8), 40);
+        free_objects(heap, layout(10 * PAGE, 8), &some);
+    });
+    let kept = heap.snapshot().cached_pages;
+    assert!(kept >= 100, "{kept} pages kept");
+    assert_eq!(heap.allocated_bytes(), 0, "and they count as free");
+}
+
+#[test]
+fn kept_blocks_serve_every_request_before_it_fails() {
+    let heap = common::heap_on(LockedSim::default(), 16 * MIB, 2);
+    for cpu in [0, 1] {
+        keep_some(heap);
+        on(cpu, || {
+            let all = take_all_pages(heap);
+            assert_eq!(all.len(), managed_pages(heap), "as pages of CPU {cpu}");
+            free_pages(heap, &all);
+            heap.shrink();
+        });
+        keep_some(heap);
+        on(cpu, || {
+            let pages = managed_pages(heap) - 64;
+            let block = heap.alloc(layout(pages * PAGE, 8)).expect("as one block");
+            free_objects(heap, layout(pages * PAGE, 8), &[block]);
+        });
+    }
+    let heap = common::heap_on(PinnedSim::default(), 16 * MIB, 2);
+    keep_some(heap);
+    on(0, || heap.idle(0)).expect("a CPU");
+    on(1, || {
+        let all = take_all_pages(heap);
+        assert_eq!(all.len(), managed_pages(heap), "of a CPU that sleeps");
+        free_pages(heap, &all);
+    });
+}
+
+#[test]
+fn the_same_block_comes_back_and_a_second_free_of_a_kept_one_is_found() {
+    let heap = common::heap_on(PinnedSim::default(), 16 * MIB, 1);
+    let large = layout(12 * PAGE, 8);
+    let block = heap.alloc(large).expect("a block");
+    free_objects(heap, large, &[block]);
+    assert_eq!(heap.alloc(large), Ok(block), "last in, first out");
+    // SAFETY: fresh memory of that size.
+    unsafe { block.write_bytes(0xA5, 12 * PAGE) };
+    free_objects(heap, large, &[block]);
+    let zeroed = heap.alloc_zeroed(large).expect("a block");
+    // SAFETY: allocated just now, all of it written.
+    let bytes = unsafe { std::slice::from_raw_parts(zeroed.as_ptr(), 12 * PAGE) };
+    assert!(bytes.iter().all(|byte| *byte == 0), "a block that was used is cleared");
+    free_objects(heap, large, &[zeroed]);
+    heap.tick(0).expect("a CPU");
+    check_all_free(heap);
+}
+
+#[test]
+fn what_grows_moves_seldom_keeps_its_bytes_and_may_shrink_again() {
+    let heap = common::heap_on(PinnedSim::default(), 64 * MIB, 1);
+    // Neighbours that come and go, so that the runs are not all of a piece.
+    let others = objects(heap, layout(50_000, 8), 100);
+    let (even, odd): (Vec<_>, Vec<_>) = others.iter().enumerate().partition(|(i, _)| i % 2 == 0);
+    even.iter().for_each(|(_, object)| free_objects(heap, layout(50_000, 8), &[**object]));
+    let mut size = 64;
+    let mut at = heap.alloc(layout(size, 8)).expect("an object");
+    let mut moves = 0;
+    // SAFETY: one owner, who writes and reads what it has, and reallocates with the size it has.
+    unsafe {
+        at.write_bytes(7, size);
+        while size < MIB {
+            let new = size + size / 2;
+            let grown = heap.realloc(at, layout(size, 8), new).expect("room");
+            let kept = std::slice::from_raw_parts(grown.as_ptr(), size);
+            assert!(kept.iter().all(|byte| *byte == 7), "{size} to {new}");
+            moves += usize::from(grown != at && size > PAGE);
+            grown.write_bytes(7, new);
+            (at, size) = (grown, new);
+            assert!(heap.usable_size(at).is_some_and(|usable| usable >= size));
+        }
+        assert!(moves <= 1, "{moves} moves beyond a page");
+        for new in [100_000, 20_000, 19_000, 5_000, 4_200, 300] {
+            at = heap.realloc(at, layout(size, 8), new).expect("less room");
+            let kept = std::slice::from_raw_parts(at.as_ptr(), new);
+            assert!(kept.iter().all(|byte| *byte == 7), "{size} to {new}");
+            size = new;
+            heap.check_invariants();
+        }
+        heap.dealloc(at, layout(size, 8));
+    }
+    odd.iter().for_each(|(_, object)| free_objects(heap, layout(50_000, 8), &[**object]));
+    check_all_free(heap);
+}
