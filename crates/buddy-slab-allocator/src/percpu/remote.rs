@@ -19,7 +19,8 @@ use crate::slab::{GROUP_OBJECTS, Group, ObjectIndex, Slab};
 use crate::sync::RawLock;
 use crate::units::Misuse;
 
-const ENTRIES: usize = 16;
+/// Fewer on 32 bits, where memory may be small.
+const ENTRIES: usize = if usize::BITS >= 64 { 16 } else { 4 };
 
 /// How many bytes of other CPUs' objects may wait in one heap.
 pub(crate) const MAX_WAITING_BYTES: usize = 256 << 10;
