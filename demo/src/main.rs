@@ -7,7 +7,8 @@
 //!
 //! - `heap`, `region`, `platform`, `boot`, `say`: the heap, and what it stands on;
 //! - `corpus`, `index`, `text`: the program that uses it;
-//! - `demo`, `report`, `args`: the order of events, and what is printed.
+//! - `demo`, `report`, `args`: the order of events, and what is printed;
+//! - `run`: any other program on this allocator, as its C `malloc`.
 
 mod args;
 mod boot;
@@ -18,6 +19,8 @@ mod index;
 mod platform;
 mod region;
 mod report;
+#[cfg(target_os = "linux")]
+mod run;
 mod say;
 mod text;
 
@@ -27,12 +30,18 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
-    match demo::run(&cli.demo) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("buddy-slab: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let outcome = match cli.command {
+        None => demo::run(&cli.demo).map(success),
+        Some(args::Command::Demo(demo)) => demo::run(&demo).map(success),
+        #[cfg(target_os = "linux")]
+        Some(args::Command::Run(run)) => run::run(&run),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("buddy-slab: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn success(nothing_left: bool) -> ExitCode {
+    if nothing_left { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -131,3 +131,57 @@ fn no_corpus_is_said_clearly() {
     assert!(!output.status.success());
     assert!(complained(&output).contains("absent"), "{}", complained(&output));
 }
+
+#[cfg(target_os = "linux")]
+fn run_program(options: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_buddy-slab"))
+        .arg("run")
+        .args(options)
+        .output()
+        .expect("the command starts")
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn another_program_runs_on_the_heap_and_a_report_says_what_happened() {
+    let output = run_program(&["--", "ls", "/"]);
+    assert!(output.status.success(), "{}", complained(&output));
+    assert!(printed(&output).contains("tmp"), "its output is as ever");
+    let said = complained(&output);
+    assert!(said.contains("in use at the end") && said.contains("free blocks by order"), "{said}");
+
+    let file = std::env::temp_dir().join(format!("buddy-slab-run-{}.json", std::process::id()));
+    let place = file.to_str().expect("a plain path");
+    let output = run_program(&["--json", "--report", place, "--", "ls", "/"]);
+    assert!(output.status.success(), "{}", complained(&output));
+    let text = fs::read_to_string(&file).expect("a report");
+    let _ = fs::remove_file(&file);
+    assert!(text.contains("\"peak_bytes\"") && text.contains("\"classes\""), "{text}");
+
+    let output = run_program(&["--", "sh", "-c", "exit 7"]);
+    assert_eq!(output.status.code(), Some(7), "{}", complained(&output));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_run_on_the_heap_is_said() {
+    for (program, what) in [
+        ("/no/such/program", "no such program"),
+        ("no-such-program", "no such program in PATH"),
+        ("/etc/passwd", "not executable"),
+        ("/", "a directory"),
+    ] {
+        let output = run_program(&["--", program]);
+        assert!(!output.status.success());
+        assert!(complained(&output).contains(what), "{}", complained(&output));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn it_runs_again_on_other_allocators_for_comparison() {
+    let output = run_program(&["--compare", "--runs", "1", "--", "ls", "/"]);
+    let said = complained(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("buddy-slab") && said.contains("system"), "{said}");
+}

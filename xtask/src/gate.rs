@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 
 use crate::runner::{Runner, cargo};
-use crate::{LIBRARY, STABLE_FEATURES, cross, instructions, kernel, layers, target_directory};
+use crate::{
+    LIBRARY, STABLE_FEATURES, cross, instructions, kernel, layers, programs, target_directory,
+};
 
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
@@ -31,8 +33,10 @@ pub fn run(root: &Path, full: bool) -> Result<()> {
     models(&mut runner)?;
     runner.step("demo", &mut cargo(&["run", "--release", "--", "crates"]))?;
     features(&mut runner)?;
-    kernel::run_all(&mut runner, &[])?;
+    println!("programs on the heap");
+    programs::run(root, &[], full)?;
     instructions::step(&mut runner)?;
+    kernel::run_all(&mut runner, &[])?;
     if full {
         long(&mut runner)?;
     }

@@ -2,6 +2,7 @@
 //!
 //! - [`gate`]: what has to pass before a commit, as named and timed steps;
 //! - [`layers`]: holds the library's import ladder;
+//! - [`programs`]: real programs on the heap;
 //! - [`cross`]: builds and tests for targets that the host is not;
 //! - [`atomics`]: counts atomic read-modify-writes;
 //! - [`bench`]: measures the library beside its peers;
@@ -20,6 +21,7 @@ mod gate;
 mod instructions;
 mod kernel;
 mod layers;
+mod programs;
 mod runner;
 
 /// The package that everything here is about.
@@ -49,6 +51,14 @@ enum Chore {
     Bare {
         /// Target triples; a set that covers 32 and 64 bits and a target without compare-and-swap if none are named
         targets: Vec<String>,
+    },
+    /// Run real programs on the heap, and compare with the system's malloc
+    Programs {
+        /// Scripts of xtask/programs; all if none are named
+        names: Vec<String>,
+        /// With data as large as a real one's
+        #[arg(long)]
+        long: bool,
     },
     /// Run the tests of the library and the testkit as 32-bit x86 Linux programs
     Test32,
@@ -84,6 +94,7 @@ fn main() -> ExitCode {
         Chore::Bare { targets } => {
             cross::bare(&mut runner::Runner::streaming(root), &cross::or_default(targets))
         }
+        Chore::Programs { names, long } => programs::run(root, &names, long).map(|_| ()),
         Chore::Kernel(arguments) => kernel::run(root, &arguments),
         Chore::Kernels { machines } => runner::Runner::logging(root)
             .and_then(|mut runner| kernel::run_all(&mut runner, &machines)),

@@ -85,7 +85,7 @@ fn fill_gates() {
     // SAFETY: the boot CPU, alone.
     let gates = unsafe { &mut *GATES.0.get() };
     // SAFETY: a table in `interrupts.s`.
-    let entries = unsafe { &*(&raw const exception_entries) };
+    let entries = unsafe { &exception_entries };
     for (gate, entry) in gates.iter_mut().zip(entries) {
         *gate = Gate::new(*entry, 2);
     }

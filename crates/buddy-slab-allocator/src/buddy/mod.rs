@@ -53,5 +53,5 @@ pub(crate) use self::{
         KeptPage, MAX_NODES, PageCore, PageError, PageRef, PageRequest, RemovalError, RemovalToken,
         RunKind, Wait,
     },
-    section::{Kind, Placement, RegionSpec, Section},
+    section::{Kind, PageMark, Placement, RegionSpec, Section},
 };

@@ -127,6 +127,20 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         unsafe { self.init_region(&NewRegion::plain(base, len), cpu_count) }
     }
 
+    /// [`init_raw`](Self::init_raw) of memory that is known to be zero, which zeroed allocations
+    /// then need not clear while it is fresh.
+    ///
+    /// # Errors
+    /// As [`init_raw`](Self::init_raw).
+    ///
+    /// # Safety
+    /// - As for [`init_raw`](Self::init_raw), and every byte of the region is zero.
+    pub unsafe fn init_zeroed(&self, base: *mut u8, len: usize, cpu_count: usize) -> AllocResult {
+        let region = NewRegion { zeroed: true, ..NewRegion::plain(base, len) };
+        // SAFETY: the same conditions.
+        unsafe { self.init_region(&region, cpu_count) }
+    }
+
     /// # Safety
     /// - As for `init_raw`; if the region says zeroed, all of it is.
     pub(super) unsafe fn init_region(&self, region: &NewRegion, cpu_count: usize) -> AllocResult {
@@ -158,7 +172,58 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         if cpu_count == 0 || cpu_count > HeapTable::<PAGE_SIZE, P::Lock>::MAX_CPUS {
             return Err(AllocError::InvalidParam);
         }
-        // One caller at a time: the state goes through `STARTING` again.
+        self.alone(|| self.attach_cpus_once(cpu_count))
+    }
+
+    /// Makes room for the heaps of `capacity` CPUs, of which none has one yet:
+    /// [`bring_up_cpus`](Self::bring_up_cpus) builds them as they come. For a platform that may
+    /// have very many CPUs (or threads) and mostly has few: a heap that is not built costs address
+    /// space and no memory.
+    ///
+    /// # Errors
+    /// As [`attach_cpus`](Self::attach_cpus).
+    pub fn reserve_cpus(&self, capacity: usize) -> AllocResult {
+        if capacity == 0 || capacity > HeapTable::<PAGE_SIZE, P::Lock>::MAX_CPUS {
+            return Err(AllocError::InvalidParam);
+        }
+        self.alone(|| self.reserve_cpus_once(capacity))
+    }
+
+    /// Sees to it that the CPUs below `count` have heaps. Other CPUs may be inside the allocator
+    /// meanwhile; a handler may not call this.
+    ///
+    /// # Errors
+    /// [`AllocError::InvalidParam`] if there is no room for so many, or another caller is at it:
+    /// try again; [`AllocError::NotInitialized`].
+    ///
+    /// # Complexity
+    /// O(heaps that are built).
+    pub fn bring_up_cpus(&self, count: usize) -> AllocResult {
+        if count <= self.heaps.cpu_count() {
+            return Ok(());
+        }
+        self.alone(|| {
+            if count > self.heaps.capacity() {
+                return Err(AllocError::InvalidParam);
+            }
+            // SAFETY: one caller at a time, by the state.
+            unsafe { self.heaps.bring_up(count, |cpu| self.node_of(cpu)) };
+            Ok(())
+        })
+    }
+
+    /// For how many CPUs there is room.
+    pub fn cpu_capacity(&self) -> usize {
+        self.heaps.capacity()
+    }
+
+    /// How many CPUs have heaps.
+    pub fn cpu_count(&self) -> usize {
+        self.heaps.cpu_count()
+    }
+
+    /// One caller at a time: the state goes through `STARTING` again.
+    fn alone(&self, change: impl FnOnce() -> AllocResult) -> AllocResult {
         let exchange =
             self.state.compare_exchange(READY, STARTING, Ordering::Acquire, Ordering::Relaxed);
         match exchange {
@@ -166,20 +231,38 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             Err(NEW) => return Err(AllocError::NotInitialized),
             Err(_) => return Err(AllocError::InvalidParam),
         }
-        let result = self.attach_cpus_once(cpu_count);
-        self.state.store(READY, Ordering::Release);
+        let result = change();
+        self.release_state();
         result
     }
 
+    /// Keeps the heaps of CPUs as they are, unless another caller is changing them.
+    pub(super) fn hold_state(&self) -> bool {
+        let (acquire, relaxed) = (Ordering::Acquire, Ordering::Relaxed);
+        self.state.compare_exchange(READY, STARTING, acquire, relaxed).is_ok()
+    }
+
+    /// The end of what `hold_state` began.
+    pub(super) fn release_state(&self) {
+        self.state.store(READY, Ordering::Release);
+    }
+
     fn attach_cpus_once(&self, cpu_count: usize) -> AllocResult {
-        if self.heaps.cpu_count() != 0 {
+        self.reserve_cpus_once(cpu_count)?;
+        // SAFETY: one caller at a time, by the state.
+        unsafe { self.heaps.bring_up(cpu_count, |cpu| self.node_of(cpu)) };
+        Ok(())
+    }
+
+    fn reserve_cpus_once(&self, capacity: usize) -> AllocResult {
+        if self.heaps.capacity() != 0 {
             return Err(AllocError::InvalidParam);
         }
-        let bytes = HeapTable::<PAGE_SIZE, P::Lock>::bytes_for(cpu_count)
-            .ok_or(AllocError::InvalidParam)?;
+        let bytes =
+            HeapTable::<PAGE_SIZE, P::Lock>::bytes_for(capacity).ok_or(AllocError::InvalidParam)?;
         let page = self.internal_pages(bytes.div_ceil(PAGE_SIZE))?;
         // SAFETY: fresh pages of that size, page-aligned, kept for ever; once, as checked above.
-        unsafe { self.heaps.attach_cpus(page, cpu_count, |cpu| self.node_of(cpu)) };
+        unsafe { self.heaps.reserve_cpus(page, capacity) };
         Ok(())
     }
 

@@ -67,6 +67,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             Some(size) => {
                 let count = Self::page_count(size);
                 if let Some(page) = self.core.claim_fast(addr, count, Kind::Object) {
+                    self.platform.retire(page.ptr(), count * PAGE_SIZE);
                     // SAFETY: claimed: nobody else frees these pages.
                     return unsafe { self.free_large(page, count) };
                 }
@@ -75,8 +76,12 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             None => self.core.claim_uncounted(addr, Kind::Object),
         };
         match claimed {
-            // SAFETY: claimed: nobody else frees these pages.
-            Ok((page, count)) => unsafe { self.free_large(page, count) },
+            Ok((page, count)) => {
+                self.platform.retire(page.ptr(), count * PAGE_SIZE);
+                // SAFETY: claimed: nobody else frees these pages.
+                unsafe { self.free_large(page, count) };
+                self.platform.chores();
+            }
             Err(kind) => self.report(addr, kind),
         }
     }

@@ -7,6 +7,8 @@
 //! - `pages`, `block`: pages by address and by handle
 //! - `stock`: pages for handlers
 //! - `pressure`: what happens before `NoMemory`
+//! - `purge`: free memory is given up to whoever backs it
+//! - `freeze`: everybody is kept out, for a copy of the address space
 //! - `watermarks`: what is kept for handlers
 //! - `life`: CPUs come, sleep and go
 //! - `misuse`: what happens on a bad free
@@ -15,6 +17,7 @@
 
 mod block;
 mod edges;
+mod freeze;
 mod init;
 mod large;
 mod life;
@@ -24,6 +27,7 @@ mod object_cache;
 mod objects;
 mod pages;
 mod pressure;
+mod purge;
 mod query;
 mod removal;
 mod resize;

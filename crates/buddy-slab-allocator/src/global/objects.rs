@@ -6,10 +6,10 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use super::GlobalAllocator;
-use super::session::{Own, Session};
-use crate::buddy::PageError;
+use super::session::Session;
+use crate::buddy::{PageError, PageMark};
 use crate::error::{AllocError, AllocResult};
-use crate::percpu::{self, FaultLog, HeapTable, RemoteObject};
+use crate::percpu::{self, FaultLog, Heap, HeapTable, RemoteObject};
 use crate::platform::Platform;
 use crate::slab::{ClassTable, Group, GroupFree, ObjectIndex, SizeClass, Slab, SlabLabel};
 use crate::units::Misuse;
@@ -91,30 +91,23 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 
     #[inline(always)]
     pub(super) fn alloc_object(&self, class: SizeClass) -> Option<NonNull<u8>> {
-        match self.enter_fast() {
-            Ok(mut own) => {
-                if let Some(object) = own.local().alloc(class) {
-                    return Some(object);
-                }
-                self.alloc_object_slow(own.into_session(), class)
-            }
-            Err(place) => self.alloc_object_elsewhere(place, class),
-        }
-    }
-
-    /// The running CPU's heap cannot be had at once.
-    #[cold]
-    #[inline(never)]
-    fn alloc_object_elsewhere(
-        &self,
-        (pin, cpu): (P::Pin, Option<usize>),
-        class: SizeClass,
-    ) -> Option<NonNull<u8>> {
-        let mut session = self.enter_slow(pin, cpu, true)?;
-        if let Some(object) = session.local().alloc(class) {
+        if let Some(mut own) = self.enter_fast_or_leave()
+            && let Some(object) = own.local().alloc(class)
+        {
             return Some(object);
         }
-        self.alloc_object_slow(session, class)
+        self.alloc_object_at_hand(class)
+    }
+
+    /// What is set aside is used up, or the running CPU's heap cannot be had at once.
+    #[inline(never)]
+    fn alloc_object_at_hand(&self, class: SizeClass) -> Option<NonNull<u8>> {
+        if let Some(mut own) = self.enter_fast_or_leave()
+            && let Some(object) = own.local().alloc_at_hand(class)
+        {
+            return Some(object);
+        }
+        self.alloc_object_slow(class)
     }
 
     /// Why there is no heap to be had.
@@ -123,13 +116,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         if self.is_ready() { AllocError::NoMemory } else { AllocError::NotInitialized }
     }
 
+    /// This CPU's heap has nothing at hand, or cannot be had at once.
     #[cold]
     #[inline(never)]
-    fn alloc_object_slow(
-        &self,
-        mut session: Session<'_, PAGE_SIZE, P>,
-        class: SizeClass,
-    ) -> Option<NonNull<u8>> {
+    fn alloc_object_slow(&self, class: SizeClass) -> Option<NonNull<u8>> {
+        let mut session = self.enter()?;
         let (local, env) = session.parts();
         let refilled = local.refill(class, &env);
         let faults = local.faults.take();
@@ -175,38 +166,42 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         // Folds where the layout is known when compiling.
         let class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
         let Some(class) = class else { return self.dealloc_large(ptr, Some(layout.size())) };
-        match self.enter_fast() {
-            Ok(mut own) => match own.local().free_recent(class, ptr.addr().get()) {
-                GroupFree::Done => {}
-                // SAFETY: the condition.
-                freed => unsafe {
-                    self.dealloc_listed(
-                        own,
-                        ptr,
-                        Some(Expected { class, size: layout.size() }),
-                        freed,
-                    )
-                },
-            },
-            // SAFETY: the condition.
-            Err(place) => unsafe {
-                self.dealloc_elsewhere(place, ptr, Some(Expected { class, size: layout.size() }))
-            },
+        if let Some(mut own) = self.enter_fast_or_leave() {
+            let freed = match own.local().free_recent(class, ptr.addr().get()) {
+                GroupFree::Refused => self.free_listed(own.heap(), ptr, Some(class)),
+                freed => freed,
+            };
+            match freed {
+                GroupFree::Done => return,
+                GroupFree::Emptied => {
+                    // SAFETY: just said so; still in that heap.
+                    return unsafe { self.finish_emptied(own.into_session(), ptr) };
+                }
+                GroupFree::Refused => {}
+            }
         }
+        // SAFETY: the condition.
+        unsafe { self.dealloc_slow(ptr, Some(Expected { class, size: layout.size() })) }
     }
 
     /// [`dealloc`](Self::dealloc) for callers that do not know the layout, such as C's `free`.
     ///
     /// # Safety
     /// - As for [`dealloc`](Self::dealloc), but for the layout.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn dealloc_unsized(&self, ptr: NonNull<u8>) {
-        match self.enter_fast() {
-            // SAFETY: the condition.
-            Ok(own) => unsafe { self.dealloc_listed(own, ptr, None, GroupFree::Refused) },
-            // SAFETY: the condition.
-            Err(place) => unsafe { self.dealloc_elsewhere(place, ptr, None) },
+        if let Some(own) = self.enter_fast_or_leave() {
+            match self.free_listed(own.heap(), ptr, None) {
+                GroupFree::Done => return,
+                GroupFree::Emptied => {
+                    // SAFETY: just said so; still in that heap.
+                    return unsafe { self.finish_emptied(own.into_session(), ptr) };
+                }
+                GroupFree::Refused => {}
+            }
         }
+        // SAFETY: the condition.
+        unsafe { self.dealloc_slow(ptr, None) }
     }
 
     /// The slab that holds `ptr`, by the metadata of its page: never by what lies near it.
@@ -218,7 +213,6 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// The object at `addr`, by the metadata of its page. Touches nothing of its slab.
-    #[inline(always)]
     fn find(&self, addr: usize, expected: Option<Expected>) -> Result<Found, NotFound> {
         let Some(mark) = self.core.slab_at(addr) else { return Err(NotFound::NoSlab) };
         // SAFETY: slabs are marked with labels.
@@ -232,8 +226,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             return Err(NotFound::Misuse(Misuse::Interior));
         };
         let groups = mark.descriptor.cast::<Group>();
-        // SAFETY: the slab is alive: an object of it is being freed.
         if ClassTable::<PAGE_SIZE>::IS_CAPPED
+            // SAFETY: the slab is alive: an object of it is being freed.
             && index.get() >= unsafe { Slab::object_count(Slab::of_group(groups)) }
         {
             return Err(NotFound::Misuse(Misuse::Interior));
@@ -241,68 +235,98 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         Ok(Found { label, groups, index })
     }
 
-    /// Frees an object that is not in the group into which the last one was freed, or that
-    /// emptied it (`freed` says which).
+    /// Frees the object that the metadata of `ptr`'s page names, if that is all there is to do:
+    /// into its slab, or, if that is another heap's, into the remote batch. In the largest section
+    /// it calls nothing, so that nothing has to be saved for later.
     ///
-    /// # Safety
-    /// - As for [`dealloc`](Self::dealloc).
+    /// `heap` is the one that the caller has entered.
     #[inline(never)]
-    unsafe fn dealloc_listed(
+    fn free_listed(
         &self,
-        mut own: Own<'_, PAGE_SIZE, P>,
+        heap: &Heap<PAGE_SIZE, P::Lock>,
         ptr: NonNull<u8>,
-        expected: Option<Expected>,
-        freed: GroupFree,
-    ) {
-        let addr = ptr.addr().get();
-        let found = match self.find(addr, expected) {
-            Ok(found) => found,
-            Err(why) => {
-                drop(own);
-                return self.not_found(ptr, expected, why);
-            }
-        };
-        if found.label.owner() != own.heap().id() {
-            if !own.local().remote.add_fast(found.remote(addr)) {
-                // SAFETY: alive (condition); named by the metadata of its page.
-                unsafe { self.dealloc_with(Some(own.into_session()), &found, addr, freed) };
-            }
-            return;
-        }
-        // SAFETY: this heap's slab, of this class, in which the group exists.
-        let freed = match freed {
-            GroupFree::Emptied => freed,
-            _ => unsafe { own.local().free(found.label.class(), found.group(), found.index) },
-        };
-        if freed != GroupFree::Done {
-            // SAFETY: the same; `freed` is what became of it.
-            unsafe { self.dealloc_with(Some(own.into_session()), &found, addr, freed) };
+        expected: Option<SizeClass>,
+    ) -> GroupFree {
+        match self.core.slab_at_fast(ptr.addr().get()) {
+            Some(mark) => self.free_marked(heap, ptr, expected, mark),
+            None => self.free_listed_elsewhere(heap, ptr, expected),
         }
     }
 
-    /// A free by a context whose heap took longer to enter, or that has none.
+    /// [`free_listed`](Self::free_listed) in any section.
+    #[inline(never)]
+    fn free_listed_elsewhere(
+        &self,
+        heap: &Heap<PAGE_SIZE, P::Lock>,
+        ptr: NonNull<u8>,
+        expected: Option<SizeClass>,
+    ) -> GroupFree {
+        match self.core.slab_at(ptr.addr().get()) {
+            Some(mark) => self.free_marked(heap, ptr, expected, mark),
+            None => GroupFree::Refused,
+        }
+    }
+
+    #[inline(always)]
+    fn free_marked(
+        &self,
+        heap: &Heap<PAGE_SIZE, P::Lock>,
+        ptr: NonNull<u8>,
+        expected: Option<SizeClass>,
+        mark: PageMark,
+    ) -> GroupFree {
+        let addr = ptr.addr().get();
+        // SAFETY: slabs are marked with labels.
+        let label = unsafe { SlabLabel::from_raw(mark.label) };
+        let class = label.class();
+        if ClassTable::<PAGE_SIZE>::IS_CAPPED || expected.is_some_and(|other| other != class) {
+            return GroupFree::Refused;
+        }
+        let Some(index) = label.object_at(addr, PAGE_SIZE) else { return GroupFree::Refused };
+        let found = Found { label, groups: mark.descriptor.cast(), index };
+        // SAFETY: the caller has entered the heap.
+        let local = unsafe { heap.local() };
+        if label.owner() == heap.id() {
+            // SAFETY: this heap's slab, of this class, in which the group exists.
+            unsafe { local.free(class, found.group(), index) }
+        } else if local.remote.add_fast(found.remote(addr)) {
+            GroupFree::Done
+        } else {
+            GroupFree::Refused
+        }
+    }
+
+    /// The rest of a free that emptied the group of the object that was at `ptr`.
+    ///
+    /// # Safety
+    /// - The free was just made, in the session's heap, which was not left since.
+    #[cold]
+    #[inline(never)]
+    unsafe fn finish_emptied(&self, session: Session<'_, PAGE_SIZE, P>, ptr: NonNull<u8>) {
+        let addr = ptr.addr().get();
+        if let Ok(found) = self.find(addr, None) {
+            // SAFETY: this heap's slab, which is not released while the emptied group is counted
+            // as one of which something is taken.
+            unsafe { self.dealloc_with(Some(session), &found, addr, GroupFree::Emptied) };
+        }
+    }
+
+    /// A free that takes more than a look at the page's metadata, or by a context whose heap took
+    /// longer to enter, or that has none.
     ///
     /// # Safety
     /// - As for [`dealloc`](Self::dealloc).
     #[cold]
     #[inline(never)]
-    unsafe fn dealloc_elsewhere(
-        &self,
-        (pin, cpu): (P::Pin, Option<usize>),
-        ptr: NonNull<u8>,
-        expected: Option<Expected>,
-    ) {
+    unsafe fn dealloc_slow(&self, ptr: NonNull<u8>, expected: Option<Expected>) {
         let addr = ptr.addr().get();
         match self.find(addr, expected) {
             Ok(found) => {
-                let session = self.enter_slow(pin, cpu, false);
+                let session = self.enter_own();
                 // SAFETY: alive (condition); named by the metadata of its page.
                 unsafe { self.dealloc_with(session, &found, addr, GroupFree::Refused) }
             }
-            Err(why) => {
-                self.platform.unpin(pin);
-                self.not_found(ptr, expected, why);
-            }
+            Err(why) => self.not_found(ptr, expected, why),
         }
     }
 

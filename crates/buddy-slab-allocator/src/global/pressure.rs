@@ -184,6 +184,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     pub(super) fn seize(&self, heap: &Heap<PAGE_SIZE, P::Lock>, wait: Wait) -> bool {
         if P::ACCESS == Access::Locked || HeapTable::is_shared(heap) {
             wait.acquire(&heap.lock, Rank::Heap)
+        } else if P::CLAIMS {
+            wait != Wait::Try
+                && heap.gate.claim(|| self.platform.barrier(), || self.platform.relax())
         } else {
             heap.gate.take()
         }

@@ -62,6 +62,30 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         Ok(new)
     }
 
+    /// [`realloc`](Self::realloc) as far as it can be done in place: `false` if the allocation has
+    /// to move (or is none); it is as it was then.
+    ///
+    /// # Complexity
+    /// O(1); for whole pages the node's lock.
+    ///
+    /// # Safety
+    /// - `ptr` came from this allocator with `layout`, and was not freed since.
+    pub unsafe fn resize_in_place(
+        &self,
+        ptr: NonNull<u8>,
+        layout: Layout,
+        new_size: usize,
+    ) -> bool {
+        let class = |size| SizeClass::for_request(size, layout.align(), PAGE_SIZE);
+        match (class(layout.size()), class(new_size)) {
+            (Some(old), Some(new)) => old == new,
+            (None, None) => {
+                self.resize_large(ptr, layout.size(), new_size).is_ok_and(|resized| resized)
+            }
+            _ => false,
+        }
+    }
+
     /// Pages for an allocation that is growing, where there is most room behind them; `None` if
     /// they are not to be had just so.
     #[cold]

@@ -119,7 +119,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let Some(heap) = cpu.and_then(|cpu| self.heaps.cpu(cpu)) else { return Err((pin, cpu)) };
         let mut slot = None;
         let entered = match P::ACCESS {
-            Access::Exclusive => heap.gate.enter(),
+            Access::Exclusive => heap.gate.enter(P::CLAIMS),
             Access::Locked => {
                 slot = self.platform.context();
                 slot.is_none_or(ContextSlot::announce) && self.try_announced(heap, slot)
@@ -208,7 +208,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         divert: bool,
     ) -> Option<Session<'_, PAGE_SIZE, P>> {
         let wait = match cpu.and_then(|cpu| self.heaps.cpu(cpu)) {
-            Some(heap) if heap.gate.enter_slow() => {
+            Some(heap) if heap.gate.enter_slow(P::CLAIMS, || self.platform.relax()) => {
                 return Some(self.session(heap, pin, None, Hold::Gate, Wait::Spin));
             }
             Some(_) => Wait::Try,

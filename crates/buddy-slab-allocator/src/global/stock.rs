@@ -12,12 +12,14 @@ use crate::sync::atomic::Ordering;
 use crate::sync::{self, Rank};
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
-    /// Fills the stock up if that may be needed. Called with nothing held.
+    /// The end of a slow path: fills the stock up if that may be needed, and lets the platform do
+    /// its chores. Called with nothing held.
     #[inline]
     pub(super) fn restock(&self) {
         if self.stock_low.load(Ordering::Relaxed) {
             self.restock_slow();
         }
+        self.platform.chores();
     }
 
     #[cold]

@@ -53,6 +53,9 @@ pub struct Snapshot {
     pub large_pages: usize,
     /// By size class.
     pub classes: [ClassInfo; SizeClass::COUNT],
+    /// Objects that were freed through another heap than their owner's so far, as far as heaps
+    /// could be seen. (Frees by handlers inside the allocator are not counted.)
+    pub remote_frees: usize,
     /// Heaps that were in use by their CPU: what is free in their slabs counts as live.
     pub heaps_not_seen: usize,
 }
@@ -67,7 +70,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     pub fn snapshot(&self) -> Snapshot {
         // First, since what the heaps take in may empty slabs, whose pages then go back.
         let mut free = [0usize; SizeClass::COUNT];
+        let mut remote_frees = 0;
         let heaps_not_seen = self.visit_heaps(|local| {
+            remote_frees += local.remote.frees();
             for class in SizeClass::ALL {
                 free[class.index()] += local.free_objects(class);
             }
@@ -87,6 +92,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             descriptor_pages: core.slot_pages(),
             large_pages: 0,
             classes: [ClassInfo::default(); SizeClass::COUNT],
+            remote_frees,
             heaps_not_seen,
         };
         for (zone, blocks) in Zone::ALL.into_iter().zip(&mut snapshot.free_blocks) {

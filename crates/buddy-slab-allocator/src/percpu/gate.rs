@@ -14,8 +14,20 @@
 //! acquire ordering, so exactly one of an owner that returns and a claimer gets it, and sees
 //! everything that the previous holder wrote. `TAKEN` lasts for one drain, which waits for nothing
 //! that the owner could hold, so the owner spins it out.
+//!
+//! # Claiming a running CPU's heap
+//! Where the platform has a barrier that reaches every running CPU ([`Platform::CLAIMS`]), an
+//! `OPEN` heap can be had too. The claimer sets `claimed`, passes the barrier, and looks at the
+//! state; the owner stores `BUSY`, and looks at `claimed`. Of the two at least one sees the other:
+//! whatever the owner does before the barrier reaches it the claimer sees, and what it does after
+//! sees the claim. So if the claimer finds `OPEN`, the owner is outside, and stays there: each
+//! time it tries to enter it sees the claim and takes `BUSY` back. The claimer leaves the state as
+//! it is. The release store that ends the claim pairs with the owner's acquire load.
+//!
+//! [`Platform::CLAIMS`]: crate::platform::Platform::CLAIMS
 
 use crate::sync::atomic::{AtomicU8, Ordering, compiler_fence};
+#[cfg(test)]
 use crate::sync::spin_loop;
 
 const OPEN: u8 = 0;
@@ -23,44 +35,62 @@ const BUSY: u8 = 1;
 const PARKED: u8 = 2;
 const TAKEN: u8 = 3;
 
-/// The state byte of one heap; see the module's table.
-pub(crate) struct Gate(AtomicU8);
+/// How often a claimer looks again at an owner that is inside.
+const PATIENCE: usize = 1 << 10;
+
+/// The state byte of one heap, and whether somebody claims it; see the module's table.
+pub(crate) struct Gate {
+    state: AtomicU8,
+    claimed: AtomicU8,
+}
 
 impl Gate {
     /// A gate whose CPU is not running yet.
     pub(crate) fn new_parked() -> Self {
-        Self(AtomicU8::new(PARKED))
+        Self { state: AtomicU8::new(PARKED), claimed: AtomicU8::new(0) }
     }
 
-    /// Enters the heap of the running CPU; `false` if that takes more than a look.
+    /// Enters the heap of the running CPU; `false` if that takes more than a look. `claims` says
+    /// whether the platform's heaps can be claimed while they are open.
     #[inline(always)]
-    pub(crate) fn enter(&self) -> bool {
-        if self.0.load(Ordering::Relaxed) != OPEN {
+    pub(crate) fn enter(&self, claims: bool) -> bool {
+        if self.state.load(Ordering::Relaxed) != OPEN {
             return false;
         }
-        self.0.store(BUSY, Ordering::Relaxed);
+        self.state.store(BUSY, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
+        if claims && self.is_claimed() {
+            self.state.store(OPEN, Ordering::Relaxed);
+            return false;
+        }
         true
     }
 
     /// The rest of [`enter`](Self::enter): unparks, waits for a drain to end; `false` if the
     /// caller is a handler that interrupted the owner.
     #[cold]
-    pub(crate) fn enter_slow(&self) -> bool {
+    pub(crate) fn enter_slow(&self, claims: bool, relax: impl Fn()) -> bool {
         loop {
-            match self.0.load(Ordering::Relaxed) {
+            match self.state.load(Ordering::Relaxed) {
                 OPEN => {
-                    if self.enter() {
+                    if self.enter(claims) {
                         return true;
                     }
+                    relax();
                 }
                 BUSY => return false,
+                // A claimer that finds the heap parked takes it from there.
                 PARKED => {
                     if self.swap(PARKED, BUSY) {
-                        return true;
+                        compiler_fence(Ordering::SeqCst);
+                        if !claims || !self.is_claimed() {
+                            return true;
+                        }
+                        self.leave_parked();
+                        relax();
                     }
                 }
-                _ => spin_loop(),
+                _ => relax(),
             }
         }
     }
@@ -69,17 +99,39 @@ impl Gate {
     #[inline(always)]
     pub(crate) fn leave(&self) {
         compiler_fence(Ordering::SeqCst);
-        self.0.store(OPEN, Ordering::Relaxed);
+        self.state.store(OPEN, Ordering::Relaxed);
     }
 
     /// Leaves the heap and lets others drain it until its CPU enters again.
     pub(crate) fn leave_parked(&self) {
-        self.0.store(PARKED, Ordering::Release);
+        self.state.store(PARKED, Ordering::Release);
     }
 
     /// Claims a parked heap on behalf of its CPU.
     pub(crate) fn take(&self) -> bool {
         self.swap(PARKED, TAKEN)
+    }
+
+    /// Claims the heap of a CPU that may be running, unless it is inside for long or somebody else
+    /// has the heap. `barrier` is the platform's.
+    pub(crate) fn claim(&self, barrier: impl FnOnce() -> bool, relax: impl Fn()) -> bool {
+        if self.claimed.compare_exchange(0, 1, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        if self.take() {
+            return true;
+        }
+        if barrier() {
+            for _ in 0..PATIENCE {
+                match self.state.load(Ordering::Acquire) {
+                    OPEN => return true,
+                    PARKED if self.take() => return true,
+                    _ => relax(),
+                }
+            }
+        }
+        self.claimed.store(0, Ordering::Release);
+        false
     }
 
     /// Claims the heap of a CPU that is gone for good, inside or outside.
@@ -92,17 +144,31 @@ impl Gate {
 
     /// Gives a claimed heap back.
     pub(crate) fn give_back(&self) {
-        self.0.store(PARKED, Ordering::Release);
+        if self.state.load(Ordering::Relaxed) == TAKEN {
+            self.state.store(PARKED, Ordering::Release);
+        }
+        self.claimed.store(0, Ordering::Release);
     }
 
     /// Whether nobody is inside.
     pub(crate) fn is_parked(&self) -> bool {
-        self.0.load(Ordering::Acquire) == PARKED
+        self.state.load(Ordering::Acquire) == PARKED
+    }
+
+    #[inline(always)]
+    fn is_claimed(&self) -> bool {
+        self.claimed.load(Ordering::Acquire) != 0
     }
 
     fn swap(&self, from: u8, to: u8) -> bool {
-        self.0.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        self.state.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
+}
+
+/// How tests wait.
+#[cfg(test)]
+fn relax() {
+    spin_loop();
 }
 
 #[cfg(test)]
@@ -112,12 +178,12 @@ mod tests {
     #[test]
     fn a_handler_that_nests_is_told_so() {
         let gate = Gate::new_parked();
-        assert!(!gate.enter(), "a parked gate takes the slow way");
-        assert!(gate.enter_slow());
-        assert!(!gate.enter());
-        assert!(!gate.enter_slow());
+        assert!(!gate.enter(false), "a parked gate takes the slow way");
+        assert!(gate.enter_slow(false, relax));
+        assert!(!gate.enter(false));
+        assert!(!gate.enter_slow(false, relax));
         gate.leave();
-        assert!(gate.enter());
+        assert!(gate.enter(false));
     }
 
     #[test]
@@ -126,13 +192,34 @@ mod tests {
         assert!(gate.take());
         assert!(!gate.take());
         gate.give_back();
-        assert!(gate.enter_slow());
+        assert!(gate.enter_slow(false, relax));
         assert!(!gate.take());
         gate.leave();
         assert!(!gate.take());
-        assert!(gate.enter());
+        assert!(gate.enter(false));
         gate.leave_parked();
         assert!(gate.is_parked());
         assert!(gate.take());
+    }
+
+    #[test]
+    fn an_open_heap_can_be_claimed_and_keeps_its_owner_out() {
+        let gate = Gate::new_parked();
+        let claim = || gate.claim(|| true, relax);
+        assert!(claim(), "a parked one too");
+        assert!(!claim(), "by one at a time");
+        gate.give_back();
+        assert!(gate.is_parked());
+
+        assert!(gate.enter_slow(true, relax));
+        assert!(!claim(), "its owner is inside");
+        gate.leave();
+        assert!(claim());
+        assert!(!gate.enter(true));
+        gate.give_back();
+        assert!(gate.enter(true), "the owner goes on as if nothing had been");
+        gate.leave();
+        assert!(!gate.claim(|| false, relax), "not where the barrier fails");
+        assert!(gate.enter(true));
     }
 }

@@ -89,10 +89,12 @@ impl<const PAGE_SIZE: usize, L: RawLock> Heap<PAGE_SIZE, L> {
 ///
 /// # Invariants
 /// - `cpus` heaps lie at `cpu_base` and `shared` at `shared_base`, both written before the count
-///   (release, acquire) and never moved.
+///   (release, acquire) and never moved. The counts only grow.
 pub(crate) struct HeapTable<const PAGE_SIZE: usize, L> {
     cpu_base: AtomicPtr<Heap<PAGE_SIZE, L>>,
     cpus: AtomicUsize,
+    /// For how many CPUs there is room at `cpu_base`; not less than `cpus`.
+    capacity: AtomicUsize,
     shared_base: AtomicPtr<Heap<PAGE_SIZE, L>>,
     shared: AtomicUsize,
     /// What all heaps together own of each class.
@@ -144,6 +146,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> HeapTable<PAGE_SIZE, L> {
         Self {
             cpu_base: AtomicPtr::new(core::ptr::null_mut()),
             cpus: AtomicUsize::new(0),
+            capacity: AtomicUsize::new(0),
             shared_base: AtomicPtr::new(core::ptr::null_mut()),
             shared: AtomicUsize::new(0),
             totals: [const { ClassTotals::new() }; SizeClass::COUNT],
@@ -172,13 +175,43 @@ impl<const PAGE_SIZE: usize, L: RawLock> HeapTable<PAGE_SIZE, L> {
         count: usize,
         node_of: impl Fn(usize) -> NodeId,
     ) {
-        let base = at.cast::<Heap<PAGE_SIZE, L>>();
-        for index in 0..count {
-            // SAFETY: within the bytes that the caller gave.
+        // SAFETY: the same conditions; nobody else is here yet.
+        unsafe {
+            self.reserve_cpus(at, count);
+            self.bring_up(count, node_of);
+        }
+    }
+
+    /// Makes room at `at` for the heaps of `capacity` CPUs, and builds none of them yet.
+    ///
+    /// # Safety
+    /// - As for `attach_cpus`, with the capacity for the count.
+    pub(crate) unsafe fn reserve_cpus(&self, at: NonNull<u8>, capacity: usize) {
+        self.cpu_base.store(at.cast().as_ptr(), Ordering::Relaxed);
+        self.capacity.store(capacity, Ordering::Release);
+    }
+
+    /// For how many CPUs there is room.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity.load(Ordering::Acquire)
+    }
+
+    /// Builds the heaps of the CPUs below `count`, as far as there is room, that have none yet.
+    /// Other CPUs may use theirs meanwhile.
+    ///
+    /// # Safety
+    /// - One caller at a time.
+    pub(crate) unsafe fn bring_up(&self, count: usize, node_of: impl Fn(usize) -> NodeId) {
+        let (built, count) = (self.cpu_count(), count.min(self.capacity()));
+        let base = self.cpu_base.load(Ordering::Relaxed);
+        for index in built..count {
+            // SAFETY: within the bytes that were reserved; nobody looks there before the count
+            // says so, and only this caller writes (condition).
             unsafe { base.add(index).write(Heap::new(index as u16, node_of(index))) };
         }
-        self.cpu_base.store(base.as_ptr(), Ordering::Relaxed);
-        self.cpus.store(count, Ordering::Release);
+        if count > built {
+            self.cpus.store(count, Ordering::Release);
+        }
     }
 
     /// Builds the shared heaps at `at`.
@@ -203,7 +236,10 @@ impl<const PAGE_SIZE: usize, L: RawLock> HeapTable<PAGE_SIZE, L> {
             return None;
         }
         // SAFETY: in range, and built before the count was published (invariant).
-        Some(unsafe { &*self.cpu_base.load(Ordering::Relaxed).add(index) })
+        unsafe {
+            let base = NonNull::new_unchecked(self.cpu_base.load(Ordering::Relaxed));
+            Some(base.add(index).as_ref())
+        }
     }
 
     /// Shared heap `index`, if there is one.

@@ -19,8 +19,8 @@ use crate::slab::{GROUP_OBJECTS, Group, ObjectIndex, Slab};
 use crate::sync::RawLock;
 use crate::units::Misuse;
 
-/// Fewer on 32 bits, where memory may be small.
-const ENTRIES: usize = if usize::BITS >= 64 { 16 } else { 4 };
+/// How many groups can be gathered at a time: fewer on 32 bits, where memory may be small.
+const ENTRIES: usize = if usize::BITS >= 64 { 32 } else { 4 };
 
 /// How many bytes of other CPUs' objects may wait in one heap.
 pub(crate) const MAX_WAITING_BYTES: usize = 256 << 10;
@@ -49,12 +49,19 @@ pub(crate) struct RemoteObject {
 pub(crate) struct RemoteBatch {
     entries: [Entry; ENTRIES],
     waiting_bytes: usize,
+    /// How many objects were added so far.
+    frees: usize,
 }
 
 impl RemoteBatch {
     pub(crate) const fn new() -> Self {
         let empty = Entry { groups: None, addr: 0, number: 0, mask: 0 };
-        Self { entries: [empty; ENTRIES], waiting_bytes: 0 }
+        Self { entries: [empty; ENTRIES], waiting_bytes: 0, frees: 0 }
+    }
+
+    /// How many objects of other heaps were freed here so far.
+    pub(crate) fn frees(&self) -> usize {
+        self.frees
     }
 
     /// [`add`](Self::add) if that takes no more than a note.
@@ -72,6 +79,7 @@ impl RemoteBatch {
         }
         entry.mask |= object.index.mask();
         self.waiting_bytes = waiting_bytes;
+        self.frees = self.frees.wrapping_add(1);
         true
     }
 
@@ -110,6 +118,7 @@ impl RemoteBatch {
             *entry = Entry { groups: Some(groups), addr, number, mask: index.mask() };
         }
         self.waiting_bytes += size_bytes;
+        self.frees = self.frees.wrapping_add(1);
         if self.waiting_bytes > MAX_WAITING_BYTES {
             cold_path();
             self.flush(env, faults);

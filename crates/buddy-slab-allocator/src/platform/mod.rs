@@ -48,7 +48,9 @@ pub enum Access {
 ///   contexts that can run at the same time.
 /// - In a handler, `pin` gives the index that the interrupted code got, or would have got.
 /// - None of the functions unwinds or calls the allocator, except
-///   [`drain_cpus`](Self::drain_cpus), which is called with nothing held.
+///   [`drain_cpus`](Self::drain_cpus) and [`chores`](Self::chores), which are called with nothing
+///   held.
+/// - [`barrier`](Self::barrier) returns `true` only if it did what it says.
 pub unsafe trait Platform: Sync + 'static {
     /// The lock around what CPUs share (and, with [`Access::Locked`], around each heap).
     type Lock: RawLock;
@@ -66,6 +68,11 @@ pub unsafe trait Platform: Sync + 'static {
     /// How many shared heaps serve early boot, unknown CPUs and re-entering handlers;
     /// at least one.
     const SHARED_HEAPS: usize = 2;
+
+    /// Whether [`barrier`](Self::barrier) works: the heap of a running CPU can then be drained,
+    /// looked at, and kept from it for a while ([`Access::Exclusive`] only). One more load on the
+    /// fast path.
+    const CLAIMS: bool = false;
 
     /// Keeps this CPU, and tells its index; `None` before indices exist. An index out of range
     /// is served like `None`.
@@ -99,4 +106,27 @@ pub unsafe trait Platform: Sync + 'static {
     /// inter-processor interrupt, `membarrier`), so that memory kept by running CPUs can serve a
     /// request that would fail. Called with nothing held and nothing pinned.
     fn drain_cpus(&self) {}
+
+    /// A full memory barrier on every running CPU, on behalf of this one: before it returns each
+    /// of them has executed one (Linux: `membarrier`). `false` if that is not to be had; then only
+    /// parked heaps can be claimed. Called only with [`CLAIMS`](Self::CLAIMS).
+    fn barrier(&self) -> bool {
+        false
+    }
+
+    /// Lets others run: a CPU waits for one that holds its heap, or the other way round.
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
+
+    /// Called with nothing held when a large allocation of `bytes` was freed by address, before its
+    /// pages are anybody else's: they may be given back to whoever backs them. (Their content is
+    /// not looked at again.)
+    fn retire(&self, block: core::ptr::NonNull<u8>, bytes: usize) {
+        let _ = (block, bytes);
+    }
+
+    /// Called at the end of slow paths, with nothing held and nothing pinned: the place for
+    /// chores. It may call the allocator.
+    fn chores(&self) {}
 }

@@ -14,7 +14,7 @@
 use core::alloc::Layout;
 
 /// Requests with `size - 1` below this are looked up in a table of one byte per 8 bytes.
-const TABLE_LIMIT: usize = 1024;
+const TABLE_LIMIT: usize = 4096;
 
 /// Class index by `(size - 1) / 8`.
 const BY_SIZE: &[u8; TABLE_LIMIT / 8] = &{

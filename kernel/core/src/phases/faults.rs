@@ -31,8 +31,10 @@ pub(super) fn run<A: Arch>(extra: Extra) {
         }
         Extra::Leak => {
             say!(A, "\n== a fault on purpose: an object is kept ==");
-            if let Ok(object) = Object::alloc::<A>(Layout::new::<[u64; 8]>()) {
-                core::mem::forget(object);
+            match Object::alloc::<A>(Layout::new::<[u64; 8]>()) {
+                // Dropping it does not free it.
+                Ok(object) => object.verify(),
+                Err(error) => panic!("{error}"),
             }
         }
         Extra::None | Extra::Nmi | Extra::Handlers | Extra::Count => {}

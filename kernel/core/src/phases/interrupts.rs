@@ -42,19 +42,28 @@ pub(super) fn run<A: Arch>(percent: usize) {
     handlers::set_work_per_tick(super::WORK_PER_TICK);
     let nested = A::heap().reentry_count() - nested_before;
     say!(A, "{nested} handlers interrupted the allocator");
-    refusals::<A>();
+    refusals();
 }
+
+/// Of so many requests of handlers one may be refused: those that interrupted the allocator are served
+/// from a stock, which may be used up for a moment.
+const REFUSED_SHARE: usize = 500;
 
 /// Handlers get what they ask for while there is plenty.
 ///
 /// # Panics
-/// If one was refused.
-pub(super) fn refusals<A: Arch>() {
+/// If more than a few were refused; if one was that cannot have interrupted the allocator.
+pub(super) fn refusals() {
+    let never_nested =
+        !cfg!(any(feature = "pin-preempt", feature = "locked", feature = "lock-plain"));
     for local in cpu::all() {
         let refused = local.refused.load(Ordering::Relaxed);
+        let work = local.handler_work.load(Ordering::Relaxed);
+        let nmis = local.nmi_work.load(Ordering::Relaxed);
+        let few = if never_nested && nmis == 0 { 0 } else { work / REFUSED_SHARE };
         assert!(
-            refused == 0,
-            "CPU {}: {refused} requests of handlers were refused with plenty of memory free",
+            refused <= few,
+            "CPU {}: {refused} of {work} requests of handlers were refused with plenty of memory free",
             local.index(),
         );
     }

@@ -42,5 +42,5 @@ pub(super) fn run<A: Arch>(percent: usize) {
     let work: usize = cpu::all().map(|local| local.nmi_work.load(Ordering::Relaxed)).sum();
     say!(A, "{work} allocations and frees in NMIs; {nested} interrupted the allocator");
     assert!(work > 0, "no NMI came");
-    super::interrupts::refusals::<A>();
+    super::interrupts::refusals();
 }

@@ -1,7 +1,9 @@
 //! The counting equations of the page core, coded. Empty in a release build.
 
 use super::PageCore;
-use crate::sync::{Rank, RawLock};
+#[cfg(any(test, debug_assertions))]
+use crate::sync::Rank;
+use crate::sync::RawLock;
 
 impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// Panics with the label of the first equation that does not hold. Needs quiescence: no

@@ -23,7 +23,7 @@ pub(in crate::buddy) enum SlabMark {
 }
 
 impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
-    /// [`claim`](Self::claim) where nothing stands in the way: in the section added first, all of
+    /// [`claim`](Self::claim) where nothing stands in the way: in the largest section, all of
     /// whose metadata around `addr` exists, of what is just such a block. Otherwise nothing has
     /// changed, and `claim` finds out.
     #[inline(always)]
@@ -33,7 +33,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         count: usize,
         expect: Kind,
     ) -> Option<PageRef<'_, PAGE_SIZE>> {
-        let section = self.first_section()?;
+        let section = self.largest_section()?;
         let (pfn, meta) = section.carved_page(addr)?;
         let head = meta.head();
         let ours = head.is_handed_out_as(expect) && meta.prev() as usize == count;

@@ -10,6 +10,8 @@
 //! | `claim` | a free by address becomes ownership, or a report |
 //! | `region` | sections come |
 //! | `removal` | sections go |
+//! | `purge` | free memory is given up to whoever backs it |
+//! | `freeze` | every lock at once |
 //! | `counters` | what can be read without a lock |
 //! | `checks` | the counting equations |
 //!
@@ -22,7 +24,9 @@ mod checks;
 mod claim;
 mod counters;
 mod free;
+mod freeze;
 mod page;
+mod purge;
 mod region;
 mod removal;
 mod request;
@@ -61,8 +65,11 @@ pub(crate) const MAX_NODES: usize = if usize::BITS >= 64 { 8 } else { 2 };
 /// - P3: `total` is the sum of the sections' managed pages without their internal ones.
 /// - P4: what is linked from `first` ascends by id, and is what the directory holds.
 pub(crate) struct PageCore<const PAGE_SIZE: usize, L: RawLock> {
-    /// The first section ever added, which is never removed. Also the fast path of a lookup.
+    /// The first section ever added, which is never removed.
     first: AtomicPtr<Section<PAGE_SIZE>>,
+    /// The largest section: the fast path of a lookup. (A kernel's first piece of memory is often
+    /// a small one.)
+    largest: AtomicPtr<Section<PAGE_SIZE>>,
     directory: Directory<Section<PAGE_SIZE>>,
     nodes: [Node<Section<PAGE_SIZE>, L>; MAX_NODES],
     deferred: DeferredStack,
@@ -87,6 +94,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     pub(crate) const fn new() -> Self {
         Self {
             first: AtomicPtr::new(ptr::null_mut()),
+            largest: AtomicPtr::new(ptr::null_mut()),
             directory: Directory::new(),
             nodes: [const { Node::new() }; MAX_NODES],
             deferred: DeferredStack::new(),
@@ -112,12 +120,29 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         unsafe { self.first.load(Ordering::Acquire).as_ref() }
     }
 
+    /// The largest section, if there is any.
+    #[inline(always)]
+    fn largest_section(&self) -> Option<&Section<PAGE_SIZE>> {
+        // SAFETY: null, or a section that was initialised before the release store that this
+        // acquire pairs with; one that is withdrawn meanwhile stays until no caller is inside the
+        // core (condition of `finish_removal`).
+        unsafe { self.largest.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Looks for the largest section anew. For whoever adds or withdraws one, under the topology
+    /// lock. O(sections).
+    fn choose_largest(&self) {
+        let largest = self.sections().max_by_key(|section| section.total_pages());
+        let largest = largest.map_or(ptr::null(), ptr::from_ref).cast_mut();
+        self.largest.store(largest, Ordering::Release);
+    }
+
     /// The section that manages `addr`. Lock-free, at most three dependent loads.
     #[inline]
     pub(crate) fn lookup_section(&self, addr: usize) -> Option<&Section<PAGE_SIZE>> {
-        let first = self.first_section()?;
-        if first.contains(addr) {
-            return Some(first);
+        let largest = self.largest_section()?;
+        if largest.contains(addr) {
+            return Some(largest);
         }
         // SAFETY: what the directory holds is an initialised section; one that is withdrawn
         // meanwhile stays until no caller is inside the core (condition of `finish_removal`).
@@ -130,13 +155,17 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         }
     }
 
-    /// The mark of the slab that holds `addr`, by the metadata of its page. Lock-free.
+    /// [`slab_at`](Self::slab_at) where no more than a look at the largest section is needed;
+    /// `None` says nothing.
     #[inline(always)]
+    pub(crate) fn slab_at_fast(&self, addr: usize) -> Option<PageMark> {
+        self.largest_section()?.slab_at(addr)
+    }
+
+    /// The mark of the slab that holds `addr`, by the metadata of its page. Lock-free.
+    #[inline]
     pub(crate) fn slab_at(&self, addr: usize) -> Option<PageMark> {
-        match self.first_section().and_then(|first| first.slab_at(addr)) {
-            Some(mark) => Some(mark),
-            None => self.slab_at_elsewhere(addr),
-        }
+        self.slab_at_fast(addr).or_else(|| self.slab_at_elsewhere(addr))
     }
 
     #[inline(never)]
@@ -148,10 +177,10 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// block that was never carved. Lock-free.
     #[inline(always)]
     pub(crate) fn lookup(&self, addr: usize) -> Option<PageRef<'_, PAGE_SIZE>> {
-        if let Some(first) = self.first_section()
-            && let Some(pfn) = first.pfn_of(addr)
+        if let Some(largest) = self.largest_section()
+            && let Some(pfn) = largest.pfn_of(addr)
         {
-            return first.page(pfn).map(|_| PageRef::new(first, pfn));
+            return largest.page(pfn).map(|_| PageRef::new(largest, pfn));
         }
         self.lookup_elsewhere(addr)
     }

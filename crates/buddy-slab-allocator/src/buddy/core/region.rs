@@ -256,7 +256,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                 _ => {
                     links.next_added.store(next, Ordering::Relaxed);
                     link.store(section.as_ptr(), Ordering::Release);
-                    return;
+                    return self.choose_largest();
                 }
             }
         }

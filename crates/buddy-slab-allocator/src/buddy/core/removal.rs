@@ -101,6 +101,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         if let Some(before) = before {
             before.links().next_added.store(next, Ordering::Release);
         }
+        self.choose_largest();
         let section = NonNull::from(section);
         // SAFETY: the topology lock is held: the only writer.
         let was_there = unsafe { self.directory.remove(section) };

@@ -34,7 +34,7 @@ type Tally = [[usize; MAX_ORDER + 1]; Zone::COUNT];
 type RunTally = (usize, usize);
 
 impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
-    /// Checks S1 to S7; does nothing in a build without debug assertions.
+    /// Checks S1 to S7.
     ///
     /// # Panics
     /// If one of them does not hold.
@@ -42,8 +42,8 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// # Safety
     /// - The node's lock is held.
     /// - Nobody is claiming, marking or giving back a block meanwhile.
+    #[cfg(any(test, debug_assertions))]
     pub(crate) unsafe fn check_invariants(&self) {
-        #[cfg(any(test, debug_assertions))]
         // SAFETY: passed on.
         unsafe {
             let listed = (self.check_lists(), self.check_runs());

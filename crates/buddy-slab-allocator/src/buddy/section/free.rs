@@ -2,9 +2,12 @@
 
 use super::Section;
 use super::carve::CarveState;
-use super::head::HeadWord;
+use super::head::{HeadWord, Kind};
 use super::lists::{add, sub};
 use crate::units::{Order, Pfn, Zone};
+
+/// How many blocks of a list are looked at for one that is not clean.
+const DIRTY_PROBES: usize = 512;
 
 impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// Gives back the block of `count` pages that starts at `pfn`.
@@ -31,7 +34,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             && (self.start_page + pfn.index()) & (count - 1) == 0
         {
             // SAFETY: a naturally aligned block of the caller's, in one zone.
-            unsafe { self.free_block(pfn, order, zone) }
+            unsafe { self.free_block(pfn, order, zone, false) }
             add(&self.lists(zone).free_pages, count);
         } else {
             // SAFETY: passed on.
@@ -80,7 +83,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         while let Some(order) = Order::fitting(self.start_page + end, end - from) {
             end -= order.pages();
             // SAFETY: part of the range.
-            unsafe { self.free_block(Self::nth(end), order, zone) }
+            unsafe { self.free_block(Self::nth(end), order, zone, false) }
         }
     }
 
@@ -106,14 +109,16 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     }
 
     /// Makes an aligned block free, merged as far as its buddies are. Counters of pages are the
-    /// caller's.
+    /// caller's. What results is clean if the block is, and all that it is merged with.
     ///
     /// # Safety
-    /// - Lock held; the block is the caller's, aligned, in one zone.
+    /// - Lock held; the block is the caller's, aligned, in one zone; if it is clean, all of it is
+    ///   zero.
     #[inline]
-    unsafe fn free_block(&self, pfn: Pfn, order: Order, zone: Zone) {
+    unsafe fn free_block(&self, pfn: Pfn, order: Order, zone: Zone, clean: bool) {
         let mut start = pfn;
         let mut size = order;
+        let mut clean = clean;
         // SAFETY: lock held; buddies below a carve block's size share its metadata, which exists
         // from here on.
         unsafe {
@@ -125,6 +130,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                     if !page.head().is_free_as(size, zone) {
                         break;
                     }
+                    clean = clean && page.head().is_clean();
                     self.unlink_block(buddy, size, zone);
                     // The upper one of the two starts no block any more.
                     let upper = self.page_unchecked(start.max(buddy));
@@ -134,11 +140,11 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                     size = parent;
                 }
                 if size < Self::CARVE_ORDER {
-                    self.link_block(start, size, zone, false);
+                    self.link_block(start, size, zone, clean);
                     return;
                 }
             }
-            self.free_large(start, size, zone);
+            self.free_large(start, size, zone, clean);
         }
     }
 
@@ -147,9 +153,10 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// # Safety
     /// - As for `free_block`; `order >= CARVE_ORDER`.
     #[inline(never)]
-    unsafe fn free_large(&self, pfn: Pfn, order: Order, zone: Zone) {
+    unsafe fn free_large(&self, pfn: Pfn, order: Order, zone: Zone, clean: bool) {
         let mut start = pfn;
         let mut size = order;
+        let mut clean = clean;
         while let Some(parent) = size.parent() {
             let Some(buddy) = self.buddy_of(start, size) else { break };
             if self.state(self.carve_of(buddy)) == CarveState::Interior {
@@ -158,9 +165,11 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             // SAFETY: lock held; the buddy starts a carve block that is not interior, so that
             // its metadata exists.
             unsafe {
-                if !self.page_unchecked(buddy).head().is_free_as(size, zone) {
+                let word = self.page_unchecked(buddy).head();
+                if !word.is_free_as(size, zone) {
                     break;
                 }
+                clean = clean && word.is_clean();
                 self.unlink_block(buddy, size, zone);
                 self.demote(start.max(buddy), zone as u32);
             }
@@ -168,7 +177,47 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             size = parent;
         }
         // SAFETY: passed on; the block is what was given and its buddies, off their lists.
-        unsafe { self.make_block(start, size, zone, false) }
+        unsafe { self.make_block(start, size, zone, clean) }
+    }
+
+    /// Takes a block of `order` that is not known to be zero off its list; `None` if there is none
+    /// among the first few hundred.
+    ///
+    /// Complexity: O(blocks looked at). Locks: the node's is held.
+    ///
+    /// # Safety
+    /// - The node's lock is held.
+    pub(crate) unsafe fn take_dirty(&self, zone: Zone, order: Order, kind: Kind) -> Option<Pfn> {
+        // SAFETY: lock held; blocks on a list have metadata.
+        unsafe {
+            let mut at = self.lists(zone).first(order);
+            for _ in 0..DIRTY_PROBES {
+                let pfn = at?;
+                let page = self.page_unchecked(pfn);
+                if !page.head().is_clean() {
+                    self.unlink_block(pfn, order, zone);
+                    sub(&self.lists(zone).free_pages, order.pages());
+                    page.set_prev(order.pages() as u32);
+                    page.set_head(HeadWord::allocated(order, kind, zone, false));
+                    return Some(pfn);
+                }
+                at = Pfn::new(page.next());
+            }
+        }
+        None
+    }
+
+    /// Gives back what `take_dirty` took; it is known to be zero if `clean` says so.
+    ///
+    /// Complexity: O(`MAX_ORDER`). Locks: the node's is held.
+    ///
+    /// # Safety
+    /// - The node's lock is held; the block is of this order and zone, and the caller's, who does
+    ///   not use it any more. If it is clean, all of it is zero.
+    pub(crate) unsafe fn put_back(&self, pfn: Pfn, order: Order, zone: Zone, clean: bool) {
+        // SAFETY: passed on.
+        unsafe { self.free_block(pfn, order, zone, clean) }
+        add(&self.lists(zone).free_pages, order.pages());
     }
 
     /// The buddy of a block, if the section has its first page.

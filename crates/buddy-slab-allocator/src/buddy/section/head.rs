@@ -251,7 +251,7 @@ impl HeadWord {
 
     /// The same block, which goes back to the runs.
     #[inline]
-    pub(super) const fn from_run(self) -> Self {
+    pub(super) const fn cut_from_run(self) -> Self {
         Self(self.0 | FROM_RUN)
     }
 

@@ -290,7 +290,14 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// The page with this index, if the section has it.
     #[inline]
     fn page_at(&self, index: usize) -> Option<Pfn> {
-        if index < self.pages { Pfn::from_index(index) } else { None }
+        if index < self.pages {
+            // SAFETY: a section's page numbers end below 2^32 - 1, so this is always one. Said so
+            // that a lookup compares once.
+            unsafe { core::hint::assert_unchecked(index < u32::MAX as usize) };
+            Pfn::from_index(index)
+        } else {
+            None
+        }
     }
 
     /// The page with this index, which the section has.

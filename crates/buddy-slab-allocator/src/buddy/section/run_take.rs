@@ -131,7 +131,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             let page = self.page_unchecked(pfn);
             page.set_prev(count as u32);
             let word = Self::allocated_word(count, request.kind, self.runs.zone, run.clean);
-            page.set_head(word.from_run());
+            page.set_head(word.cut_from_run());
         }
         sub(&self.lists(self.runs.zone).free_pages, count);
         add(&self.runs.used, count);

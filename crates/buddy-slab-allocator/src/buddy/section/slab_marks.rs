@@ -137,7 +137,8 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         }
         let distance = (page.prev() as i32 as isize) << Self::UNIT;
         let at = self.heap.wrapping_byte_add(pfn.index() << Self::PAGE_SHIFT);
-        let descriptor = NonNull::new(at.wrapping_byte_offset(distance))?;
+        // SAFETY: the address of the descriptor that the slab was marked with.
+        let descriptor = unsafe { NonNull::new_unchecked(at.wrapping_byte_offset(distance)) };
         Some(PageMark { descriptor, label: page.next() })
     }
 }

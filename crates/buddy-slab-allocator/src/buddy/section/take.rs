@@ -190,17 +190,16 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         // SAFETY: the caller's block: its first page has metadata, and only the caller writes it.
         let page = unsafe { self.page_unchecked(pfn) };
         let word = page.head();
-        if word.is_from_run() {
+        if word.is_from_run()
+            && new > old
             // SAFETY: passed on; such a block is in the zone of the runs.
-            if new > old
-                && let Some(clean) = unsafe { self.grow_into_run(from, to) }
-            {
-                add(&self.runs.used, new - old);
-                let order = Order::for_pages(new).unwrap_or(Order::MAX);
-                page.set_prev(new as u32);
-                page.set_head(word.with_order(order).with_clean(word.is_clean() && clean));
-                return true;
-            }
+            && let Some(clean) = unsafe { self.grow_into_run(from, to) }
+        {
+            add(&self.runs.used, new - old);
+            let order = Order::for_pages(new).unwrap_or(Order::MAX);
+            page.set_prev(new as u32);
+            page.set_head(word.with_order(order).with_clean(word.is_clean() && clean));
+            return true;
         }
         let Some(run) = self.free_range(from, to) else { return false };
         let order = Order::for_pages(new).unwrap_or(Order::MAX);
