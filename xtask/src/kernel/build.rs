@@ -28,14 +28,36 @@ pub enum Toolchain {
     Host,
 }
 
+/// How a kernel is optimised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// To level 1, with debug assertions.
+    Debug,
+    /// For speed.
+    Release,
+    /// For size, across crates.
+    Small,
+}
+
+impl Profile {
+    /// As Cargo calls it, and the directory of what it builds.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Debug => ("dev", "debug"),
+            Self::Release => ("release", "release"),
+            Self::Small => ("small", "small"),
+        }
+    }
+}
+
 /// What is to be built.
 pub struct Plan {
     /// For which machine.
     pub machine: &'static Machine,
     /// With which features, separated by commas.
     pub features: String,
-    /// With debug assertions.
-    pub is_debug: bool,
+    /// How.
+    pub profile: Profile,
     /// By what; `None` for whatever is there.
     pub toolchain: Option<Toolchain>,
 }
@@ -63,16 +85,12 @@ pub fn build(runner: &mut Runner, plan: &Plan) -> Result<PathBuf> {
         let variable = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
         command.env(variable, linker()?);
     }
-    let profile = if plan.is_debug {
-        "debug"
-    } else {
-        command.arg("--release");
-        "release"
-    };
+    let (profile, profile_directory) = plan.profile.names();
+    command.args(["--profile", profile]);
     let features = if plan.features.is_empty() { "" } else { " " };
     let name = format!("build {}{features}{}", plan.machine.name, plan.features);
     runner.step(&name, &mut command)?;
-    Ok(directory.join(target).join(profile).join(plan.machine.package))
+    Ok(directory.join(target).join(profile_directory).join(plan.machine.package))
 }
 
 /// Says which kernel: they are a workspace of their own, whose configuration Cargo finds only from inside.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::boot::Boot;
-use super::build::{self, Plan, Toolchain};
+use super::build::{self, Plan, Profile, Toolchain};
 use super::machine::Machine;
 use crate::runner::Runner;
 
@@ -74,6 +74,16 @@ const CASES: &[Case] = &[
     ),
     Case::new("aarch64", "locked", &[(4, "", Pass)]),
     Case::new("aarch64", "pin-preempt,lock-plain", &[(4, "", Pass)]),
+    Case::new(
+        "cortex-m",
+        "",
+        &[
+            (1, "", Pass),
+            (1, "fault=double-free", Fail("double free")),
+            (1, "fault=page-as-object", Fail("wrong kind of memory")),
+            (1, "fault=leak", Fail("1 objects of 64 bytes are left allocated")),
+        ],
+    ),
 ];
 
 /// Runs the cases of `machines`, or of all if there are none.
@@ -90,7 +100,7 @@ pub fn run(runner: &mut Runner, machines: &[&'static Machine]) -> Result<()> {
         let plan = Plan {
             machine,
             features: case.features.to_owned(),
-            is_debug: false,
+            profile: Profile::Release,
             toolchain: case.toolchain,
         };
         let image = build::build(runner, &plan)?;

@@ -80,6 +80,18 @@ pub static MACHINES: &[Machine] = &[
         disk: Some("virtio-blk-device,drive=disk"),
         success: 0,
     },
+    Machine {
+        name: "cortex-m",
+        package: "kernel-cortex-m",
+        target: "thumbv7em-none-eabihf",
+        qemu: "qemu-system-arm",
+        debian_package: "qemu-system-arm",
+        arguments: &["-machine", "mps2-an386", "-semihosting-config", "enable=on,target=native"],
+        memory: None,
+        max_cpus: 1,
+        disk: None,
+        success: 0,
+    },
 ];
 
 impl Machine {

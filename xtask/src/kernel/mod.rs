@@ -4,11 +4,13 @@
 //! - [`build`]: which toolchain builds a kernel, and how
 //! - [`boot`]: runs QEMU, watches the serial line, reads the exit code
 //! - [`cases`]: the boots of the gate
+//! - [`size`]: what the heap adds to a microcontroller's image
 
 mod boot;
 mod build;
 mod cases;
 mod machine;
+mod size;
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,17 +19,21 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::runner::Runner;
+use build::Profile;
 pub use build::Toolchain;
 use machine::Machine;
+
+/// CPUs of a machine unless another number is asked for.
+const DEFAULT_CPUS: usize = 4;
 
 /// Which kernel, on what machine.
 #[derive(Args)]
 pub struct KernelArguments {
     /// The architecture: x86_64, riscv64, aarch64 or cortex-m
     machine: String,
-    /// How many CPUs the machine has
-    #[arg(long, default_value_t = 4)]
-    cpus: usize,
+    /// How many CPUs the machine has; by default 4, if it can have as many
+    #[arg(long)]
+    cpus: Option<usize>,
     /// How much memory it has, as QEMU's -m takes it; each machine has a default
     #[arg(long)]
     memory: Option<String>,
@@ -49,6 +55,9 @@ pub struct KernelArguments {
     /// Seconds until the boot is given up
     #[arg(long, default_value_t = 120)]
     timeout: u64,
+    /// Do not boot: print how much larger the heap makes a small firmware (cortex-m only)
+    #[arg(long)]
+    size: bool,
     /// Print QEMU's command line, and do not run it
     #[arg(long)]
     dry_run: bool,
@@ -62,17 +71,20 @@ pub struct KernelArguments {
 pub fn run(root: &Path, arguments: &KernelArguments) -> Result<()> {
     let machine = Machine::named(&arguments.machine)?;
     let mut runner = Runner::streaming(root);
+    if arguments.size {
+        return size::report(&mut runner, machine, arguments.toolchain);
+    }
     let plan = build::Plan {
         machine,
         features: arguments.features.clone(),
-        is_debug: arguments.debug,
+        profile: if arguments.debug { Profile::Debug } else { Profile::Release },
         toolchain: arguments.toolchain,
     };
     let image = build::build(&mut runner, &plan)?;
     let boot = boot::Boot {
         machine,
         image: &image,
-        cpus: arguments.cpus,
+        cpus: arguments.cpus.unwrap_or(machine.max_cpus.min(DEFAULT_CPUS)),
         memory: arguments.memory.as_deref(),
         append: &arguments.append,
         counts: arguments.icount,

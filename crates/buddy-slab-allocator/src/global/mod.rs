@@ -106,6 +106,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         "PAGE_SIZE must be a power of two, 256 bytes to 4 MiB"
     );
 
+    /// Bytes that the heap of each CPU, and each shared one, takes of the memory that is managed.
+    pub const BYTES_PER_CPU: usize = size_of::<Heap<PAGE_SIZE, P::Lock>>();
+
     /// An allocator without memory, on a platform of one's own.
     pub const fn with_platform(platform: P) -> Self {
         let () = Self::CHECKED;

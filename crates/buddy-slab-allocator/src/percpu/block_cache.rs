@@ -9,9 +9,9 @@ use super::Env;
 use crate::buddy::PageRef;
 use crate::sync::RawLock;
 
-/// Page counts that are kept: from `LEAST` to `MOST`.
+/// Page counts that are kept: from `LEAST` to `MOST`, which is less on 32 bits.
 const LEAST: usize = 2;
-const MOST: usize = 32;
+const MOST: usize = if usize::BITS >= 64 { 32 } else { 8 };
 const SIZES: usize = MOST - LEAST + 1;
 
 /// How many bytes are kept at most.

@@ -3,7 +3,8 @@
 
 use crate::units::Misuse;
 
-const KEPT: usize = 4;
+/// Fewer on 32 bits, where memory may be small.
+const KEPT: usize = if usize::BITS >= 64 { 4 } else { 2 };
 
 /// The first few faults of a session, and how many more there were.
 #[derive(Clone, Copy)]

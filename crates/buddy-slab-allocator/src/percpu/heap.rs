@@ -19,7 +19,8 @@ const SHARED: u16 = 0x8000;
 /// - `local` is touched only by whoever holds the gate (exclusive way) or the lock (locked way,
 ///   and shared heaps in every way).
 /// - A heap is never freed: remote frees reach its inbox at any time.
-#[repr(C, align(64))]
+#[cfg_attr(target_pointer_width = "64", repr(C, align(64)))]
+#[cfg_attr(not(target_pointer_width = "64"), repr(C, align(8)))]
 pub(crate) struct Heap<const PAGE_SIZE: usize, L> {
     pub(crate) gate: Gate,
     node: AtomicU8,
@@ -30,8 +31,8 @@ pub(crate) struct Heap<const PAGE_SIZE: usize, L> {
     inbox: Apart<Inbox>,
 }
 
-/// On cache lines of its own: other CPUs write it.
-#[repr(align(64))]
+/// On cache lines of its own, since other CPUs write it; not on 32 bits.
+#[cfg_attr(target_pointer_width = "64", repr(align(64)))]
 struct Apart<T>(T);
 
 // SAFETY: `local` is guarded as the invariant says; everything else is atomic or immutable.

@@ -13,20 +13,20 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::units::Order;
 
 /// How many lists there are: orders 0 to 8 as far as that is at most 2 MiB, and the order of 2 MiB.
-const LISTS: usize = 10;
+/// On 32 bits, where memory may be small: orders 0 to 2, and that of 2 MiB.
+const LISTS: usize = if usize::BITS >= 64 { 10 } else { 4 };
 
 /// Up to this order there is a list whatever the size of a page.
-const ALWAYS: usize = 3;
+const ALWAYS: usize = if usize::BITS >= 64 { 3 } else { 2 };
 
 /// The largest blocks that are kept.
 const MOST_BYTES: usize = 2 << 20;
 
 /// How many blocks a refill of each list asks for, and at once a drain gives back.
-const BATCH: [usize; LISTS] = if usize::BITS >= 64 {
-    [64, 32, 16, 8, 8, 4, 2, 2, 1, 2]
-} else {
-    [16, 8, 4, 4, 1, 1, 1, 1, 1, 1]
-};
+#[cfg(target_pointer_width = "64")]
+const BATCH: [usize; LISTS] = [64, 32, 16, 8, 8, 4, 2, 2, 1, 2];
+#[cfg(not(target_pointer_width = "64"))]
+const BATCH: [usize; LISTS] = [2, 1, 1, 1];
 
 /// How many blocks a list keeps at most.
 const fn capacity(list: usize) -> usize {
@@ -72,7 +72,10 @@ const fn order_of(list: usize, page_size: usize) -> Option<u32> {
 }
 
 /// How many blocks of each list a shared heap has in stock for handlers.
+#[cfg(target_pointer_width = "64")]
 const STOCK: [usize; LISTS] = [16, 8, 8, 8, 0, 0, 0, 0, 0, 1];
+#[cfg(not(target_pointer_width = "64"))]
+const STOCK: [usize; LISTS] = [4, 2, 2, 1];
 
 /// A list of [`PageLists`], which keeps blocks of one order.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -19,8 +19,8 @@ use crate::slab::{GROUP_OBJECTS, Group, ObjectIndex, Slab};
 use crate::sync::RawLock;
 use crate::units::Misuse;
 
-/// How many groups can be gathered at a time.
-const ENTRIES: usize = if usize::BITS >= 64 { 32 } else { 8 };
+/// How many groups can be gathered at a time: fewer on 32 bits, where memory may be small.
+const ENTRIES: usize = if usize::BITS >= 64 { 32 } else { 4 };
 
 /// How many bytes of other CPUs' objects may wait in one heap.
 pub(crate) const MAX_WAITING_BYTES: usize = 256 << 10;
