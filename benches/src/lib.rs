@@ -1,7 +1,7 @@
 //! Measures the allocator beside its predecessor (0.3.0) and its peers.
 //!
 //! A [workload](workloads) is a name and a piece of work that any [engine](engines) can do; a
-//! [run](run) lets the engines take turns, round by round, and takes medians, so that what disturbs
+//! [run] lets the engines take turns, round by round, and takes medians, so that what disturbs
 //! the machine disturbs all of them. Read the ratios.
 //!
 //! `cargo xtask bench` runs the program of this package; `README.md` beside it says how.

@@ -5,7 +5,7 @@
 //! - [`programs`]: real programs on the heap;
 //! - [`cross`]: builds and tests for targets that the host is not;
 //! - [`atomics`]: counts atomic read-modify-writes;
-//! - [`bench`]: measures the library beside its peers;
+//! - [`mod@bench`]: measures the library beside its peers;
 //! - [`instructions`]: counts instructions, and holds the counts to budgets;
 //! - [`runner`]: runs a child process as a step.
 

@@ -6,6 +6,7 @@ use core::ptr::{self, NonNull};
 
 use super::GlobalAllocator;
 use crate::platform::Platform;
+use crate::slab::SizeClass;
 
 // SAFETY:
 // - what `alloc` returns is aligned and large enough for the layout and overlaps nothing live, by
@@ -14,7 +15,13 @@ use crate::platform::Platform;
 unsafe impl<const PAGE_SIZE: usize, P: Platform> GlobalAlloc for GlobalAllocator<PAGE_SIZE, P> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.alloc(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
+        // The same as the function of that name, but that no reason is worked out for a failure:
+        // both ways end in a call, and nothing has to be saved for after it.
+        let object = match SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE) {
+            Some(class) => self.alloc_object(class),
+            None => self.alloc_large_object(layout),
+        };
+        object.map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
     #[inline]

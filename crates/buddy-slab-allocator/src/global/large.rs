@@ -59,6 +59,12 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         unsafe { self.free_block_of(page, count) }
     }
 
+    /// The pages for `layout`, for a caller that does not ask why there are none.
+    #[inline(never)]
+    pub(super) fn alloc_large_object(&self, layout: Layout) -> Option<NonNull<u8>> {
+        self.alloc_large(layout).ok().map(|(object, _)| object)
+    }
+
     /// Frees a large allocation; without a size, whatever it is.
     #[inline(never)]
     pub(super) fn dealloc_large(&self, ptr: NonNull<u8>, size: Option<usize>) {
