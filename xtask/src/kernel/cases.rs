@@ -68,6 +68,13 @@ const CASES: &[Case] = &[
     ),
     Case::new("riscv64", "locked", &[(4, "", Pass)]),
     Case::new(
+        "aarch64",
+        "",
+        &[(1, "", Pass), (4, "", Pass), (2, "fault=double-free", Fail("double free"))],
+    ),
+    Case::new("aarch64", "locked", &[(4, "", Pass)]),
+    Case::new("aarch64", "pin-preempt,lock-plain", &[(4, "", Pass)]),
+    Case::new(
         "cortex-m",
         "",
         &[
