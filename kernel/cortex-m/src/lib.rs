@@ -13,7 +13,7 @@ use critical_section::RestoreState;
 ///
 /// Metadata takes 12 bytes of each, 4.7 %. Larger pages save some of that, and cost more: each of the size classes
 /// in use ties down a slab of up to 8 pages. Filled with blocks of mixed sizes up to 1 KiB until a request is
-/// refused, the heap hands out 48 % of its bytes, with pages of 512 or 1024 bytes a fifth.
+/// refused, the heap hands out half of its bytes; with pages of 512 bytes a quarter, of 1024 a tenth.
 pub const PAGE_SIZE: usize = 256;
 
 /// Bytes of the heap, its own structures included.

@@ -129,7 +129,7 @@ const HEADER: usize = size_of::<Held>();
 
 /// What must be had at least, in percent of what can be allocated: the handler keeps up to 24 objects of
 /// 256 bytes, each in a slab of its own at the worst.
-const LEAST_PERCENT: usize = 40;
+const LEAST_PERCENT: usize = 15;
 
 /// Fills the heap with blocks of each of some sizes, then with mixed ones; it must come back every time.
 fn exhaustion() {
