@@ -203,7 +203,8 @@ fn fault(extra: Extra) {
         }
         _ => {
             say!("\n== a fault on purpose: an object is kept ==");
-            core::mem::forget(Object::alloc::<Machine>(layout));
+            // An object that goes out of scope is not freed.
+            let _left = Object::alloc::<Machine>(layout);
         }
     }
 }
