@@ -8,9 +8,10 @@ use std::ptr::NonNull;
 
 use buddy_slab_allocator::{GlobalAllocator, Platform};
 use common::{
-    LockedSim, MIB, PAGE, PinnedSim, Random, check_all_free, free_objects, free_pages, layout,
-    managed_pages, objects, on, take_all_pages,
+    LockedSim, MIB, PAGE, PinnedSim, Random, check_all_free, free_objects, layout, objects,
 };
+#[cfg(target_pointer_width = "64")]
+use common::{free_pages, managed_pages, on, take_all_pages};
 
 type Live = Vec<(NonNull<u8>, usize)>;
 
