@@ -34,32 +34,7 @@ macro_rules! engine {
             }
         }
 
-        // SAFETY: passes every call on to one `GlobalAlloc`.
-        unsafe impl GlobalAlloc for $name {
-            #[inline(always)]
-            unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-                // SAFETY: the same conditions.
-                unsafe { GlobalAlloc::alloc(&$heap, layout) }
-            }
-
-            #[inline(always)]
-            unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-                // SAFETY: the same conditions.
-                unsafe { GlobalAlloc::alloc_zeroed(&$heap, layout) }
-            }
-
-            #[inline(always)]
-            unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-                // SAFETY: the same conditions.
-                unsafe { GlobalAlloc::dealloc(&$heap, ptr, layout) }
-            }
-
-            #[inline(always)]
-            unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-                // SAFETY: the same conditions.
-                unsafe { GlobalAlloc::realloc(&$heap, ptr, layout, new_size) }
-            }
-        }
+        forward!($name, $heap);
     };
 }
 

@@ -3,8 +3,8 @@
 //!
 //! - `session`: which heap a call works on, and what it may wait for
 //! - `init`, `memory_map`: regions in
-//! - `objects`, `large`, `resize`: `alloc`, `dealloc`, `realloc`
-//! - `pages`, `block`: pages by address and by handle
+//! - `objects`, `free`, `large`, `resize`: `alloc`, `dealloc`, `realloc`
+//! - `pages`, `block`: pages by address and by handle; `blocks`: where both end
 //! - `stock`: pages for handlers
 //! - `pressure`: what happens before `NoMemory`
 //! - `purge`: free memory is given up to whoever backs it
@@ -16,7 +16,9 @@
 //! - `object_cache`: typed caches
 
 mod block;
+mod blocks;
 mod edges;
+mod free;
 mod freeze;
 mod init;
 mod large;

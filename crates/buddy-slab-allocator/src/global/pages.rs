@@ -1,12 +1,12 @@
 //! Pages by address, as published, and with options.
 
 use super::GlobalAllocator;
-use super::session::{Own, Session};
-use crate::buddy::{KeptPage, Kind, PageError, PageRef};
+use super::blocks::hand_out;
+use crate::buddy::{Kind, PageError, PageRef};
 use crate::error::{AllocError, AllocResult};
-use crate::percpu::{ListIndex, PageLists};
+use crate::percpu::PageLists;
 use crate::platform::Platform;
-use crate::units::{NodeId, Order, PhysLimit};
+use crate::units::{Order, PhysLimit};
 
 /// What a page request asks for, beyond its count.
 ///
@@ -45,7 +45,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// [`AllocError::NotInitialized`].
     ///
     /// # Complexity
-    /// O(1) from this CPU's page lists (1, 2, 4, 8 pages and 2 MiB); else O(`MAX_ORDER`) under
+    /// O(1) from this CPU's page lists (powers of two up to 2 MiB); else O(`MAX_ORDER`) under
     /// the node's lock.
     #[inline]
     pub fn alloc_pages(&self, count: usize, align: usize) -> AllocResult<usize> {
@@ -67,6 +67,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ///
     /// # Errors
     /// As [`alloc_pages`](Self::alloc_pages).
+    ///
+    /// # Complexity
+    /// O(`MAX_ORDER`) under the node's lock.
     pub fn alloc_pages_lowmem(&self, count: usize, align: usize) -> AllocResult<usize> {
         let align_order = Self::check_request(count, align)?;
         let page = self.alloc_block(count, align_order, PhysLimit::FOUR_GIB, None, Kind::Pages)?;
@@ -77,6 +80,10 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ///
     /// # Errors
     /// As [`alloc_pages`](Self::alloc_pages).
+    ///
+    /// # Complexity
+    /// As [`alloc_pages`](Self::alloc_pages), from the lists only without a limit, a node and the
+    /// reserve. A limit other than 16 MiB and 4 GiB walks free lists.
     pub fn alloc_pages_with(&self, count: usize, options: &PageOptions) -> AllocResult<usize> {
         let page = self.alloc_with(count, options, Kind::Pages)?;
         Ok(page.ptr().as_ptr().expose_provenance())
@@ -142,6 +149,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ///
     /// # Errors
     /// [`AllocError::NoMemory`] if there was not even one, [`AllocError::NotInitialized`].
+    ///
+    /// # Complexity
+    /// O(`addrs.len()`).
     pub fn alloc_pages_bulk(&self, addrs: &mut [usize]) -> AllocResult<usize> {
         let mut count = 0;
         while count < addrs.len() {
@@ -176,7 +186,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// Frees single pages; as [`dealloc_pages`](Self::dealloc_pages) for each, with one entry into
-    /// this CPU's heap for as many as its list has room for.
+    /// this CPU's heap for as many as its list has room for. O(`addrs.len()`).
     pub fn dealloc_pages_bulk(&self, addrs: &[usize]) {
         let mut left = addrs;
         while let [first, rest @ ..] = left {
@@ -259,215 +269,6 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         self.alloc_block(count, align_order, limit, Some(options), kind)
     }
 
-    /// Every request for pages ends here: this CPU's lists, then the sections, then pressure.
-    pub(super) fn alloc_block(
-        &self,
-        count: usize,
-        align_order: Order,
-        limit: PhysLimit,
-        options: Option<&PageOptions>,
-        kind: Kind,
-    ) -> AllocResult<PageRef<'_, PAGE_SIZE>> {
-        if Self::is_plain(limit, options)
-            && let Some(page) = self.alloc_listed(count, align_order, kind)
-        {
-            return Ok(page);
-        }
-        self.alloc_missed(count, align_order, limit, options, kind)
-    }
-
-    /// Whether any pages of any node will do, so that those at hand may serve.
-    #[inline]
-    fn is_plain(limit: PhysLimit, options: Option<&PageOptions>) -> bool {
-        let plain = |options: &PageOptions| options.node.is_none() && !options.use_reserve;
-        limit.is_none() && options.is_none_or(plain)
-    }
-
-    /// The list that serves a request for this count and alignment.
-    #[inline(always)]
-    fn list_serving(count: usize, align_order: Order) -> Option<ListIndex> {
-        PageLists::<PAGE_SIZE>::list_for(count).filter(|_| align_order.pages() <= count)
-    }
-
-    /// Takes a block from this CPU's lists: the fast path. `None` if there is no such list, it is
-    /// empty, or the heap cannot be had at once.
-    #[inline(always)]
-    pub(super) fn alloc_listed(
-        &self,
-        count: usize,
-        align_order: Order,
-        kind: Kind,
-    ) -> Option<PageRef<'_, PAGE_SIZE>> {
-        let list = Self::list_serving(count, align_order)?;
-        let mut own = self.enter_fast_or_leave()?;
-        let counts = own.heap().page_counts();
-        let block = own.local().pages.pop(list, counts)?;
-        // SAFETY: popped: this caller's alone.
-        Some(unsafe { hand_out(block, kind) })
-    }
-
-    /// This CPU's list is empty, or there is none for the request.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn alloc_missed(
-        &self,
-        count: usize,
-        align_order: Order,
-        limit: PhysLimit,
-        options: Option<&PageOptions>,
-        kind: Kind,
-    ) -> AllocResult<PageRef<'_, PAGE_SIZE>> {
-        let listed =
-            Self::list_serving(count, align_order).filter(|_| Self::is_plain(limit, options));
-        let Some(mut session) = self.enter() else {
-            return Err(self.no_heap());
-        };
-        if let Some(list) = listed {
-            let (local, env) = session.parts();
-            // Another heap than before, perhaps: a shared one has a list of its own.
-            let kept = local.pages.pop(list, env.page_counts).or_else(|| {
-                local.pages.refill(list, &env);
-                local.pages.pop(list, env.page_counts)
-            });
-            if let Some(block) = kept {
-                // SAFETY: popped: this caller's alone.
-                let page = unsafe { hand_out(block, kind) };
-                drop(session);
-                self.restock();
-                return Ok(page);
-            }
-        }
-        self.alloc_block_slow(session, count, align_order, limit, options, kind)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn alloc_block_slow<'a>(
-        &'a self,
-        mut session: Session<'a, PAGE_SIZE, P>,
-        count: usize,
-        align_order: Order,
-        limit: PhysLimit,
-        options: Option<&PageOptions>,
-        kind: Kind,
-    ) -> AllocResult<PageRef<'a, PAGE_SIZE>> {
-        let phys = |vaddr: usize| {
-            let phys = self.platform.virt_to_phys(vaddr).unwrap_or(u64::MAX);
-            usize::try_from(phys).unwrap_or(usize::MAX)
-        };
-        let attempt = |session: &mut Session<'a, PAGE_SIZE, P>| {
-            let mut request = session.env().request(count, kind);
-            request.align_order = align_order;
-            request.limit = limit;
-            request.phys = Some(&phys);
-            if let Some(options) = options {
-                request.use_reserve |= options.use_reserve;
-                if let Some(node) = options.node.map(NodeId::new) {
-                    request.node = node;
-                }
-            }
-            self.core.alloc(&request)
-        };
-        match attempt(&mut session) {
-            Ok(page) => {
-                drop(session);
-                self.restock();
-                Ok(page)
-            }
-            Err(PageError::Busy) if limit.is_none() && align_order == Order::ZERO => {
-                // The lock is held by what this handler interrupted.
-                let (local, env) = session.parts();
-                let page = local.pages.take_part(count, &env).ok_or(AllocError::NoMemory)?;
-                // SAFETY: just taken off the lists.
-                unsafe { page.set_kind(kind) };
-                Ok(page)
-            }
-            Err(error @ (PageError::Invalid | PageError::NotFound | PageError::Busy)) => {
-                Err(refusal(error))
-            }
-            Err(error) if options.is_some_and(|options| !options.reclaim) => Err(refusal(error)),
-            Err(_) => {
-                let faults = crate::percpu::FaultLog::new();
-                self.under_pressure(session, faults, None, |session| attempt(session).ok())
-            }
-        }
-    }
-
-    /// Every page that comes back ends here: this CPU's lists, the sections, or, where the lock
-    /// cannot be had, the deferred list. Never fails.
-    ///
-    /// # Safety
-    /// - `page` heads a block of `count` pages that the caller has claimed: it is `Cached`.
-    #[inline(always)]
-    pub(super) unsafe fn free_block(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
-        if let Some(list) = Self::list_of(page, count)
-            && let Some(mut own) = self.enter_fast_or_leave()
-        {
-            let counts = own.heap().page_counts();
-            // SAFETY: the caller's (condition), naturally aligned, of the list's size.
-            if unsafe { !own.local().pages.push(list, page, counts) } {
-                // SAFETY: the same.
-                unsafe { self.free_block_full(own, list, page) }
-            }
-            return;
-        }
-        // SAFETY: the same condition.
-        unsafe { self.free_block_slow(page, count) }
-    }
-
-    /// [`free_block`](Self::free_block) for callers that seldom get there.
-    ///
-    /// # Safety
-    /// - As for `free_block`.
-    #[inline(never)]
-    pub(super) unsafe fn free_block_of(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
-        // SAFETY: the same condition.
-        unsafe { self.free_block(page, count) }
-    }
-
-    /// The list on which a block goes when it is freed.
-    #[inline(always)]
-    fn list_of(page: PageRef<'_, PAGE_SIZE>, count: usize) -> Option<ListIndex> {
-        let list = PageLists::<PAGE_SIZE>::list_for(count)?;
-        (page.addr() & (count * PAGE_SIZE - 1) == 0).then_some(list)
-    }
-
-    /// The list has no room.
-    ///
-    /// # Safety
-    /// - `page` heads a claimed block for this list.
-    #[cold]
-    #[inline(never)]
-    unsafe fn free_block_full(
-        &self,
-        mut own: Own<'_, PAGE_SIZE, P>,
-        list: ListIndex,
-        page: PageRef<'_, PAGE_SIZE>,
-    ) {
-        let env = own.env();
-        // SAFETY: the condition.
-        unsafe { own.local().pages.push_full(list, page, &env) }
-    }
-
-    /// # Safety
-    /// - As for `free_block`.
-    #[inline(never)]
-    unsafe fn free_block_slow(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
-        // SAFETY: the same condition.
-        unsafe {
-            let Some(mut session) = self.enter_own() else {
-                return self.core.push_deferred(page, count);
-            };
-            if let Some(list) = Self::list_of(page, count) {
-                let (local, env) = session.parts();
-                return local.pages.push_full(list, page, &env);
-            }
-            if self.core.free(page, count, session.wait()).is_err() {
-                self.core.push_deferred(page, count);
-            }
-        }
-    }
-
     pub(super) fn ready(&self) -> AllocResult {
         if self.is_ready() { Ok(()) } else { Err(AllocError::NotInitialized) }
     }
@@ -479,23 +280,6 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         // SAFETY: just allocated as internal, and kept for ever.
         unsafe { self.core.keep_internal(page, count) };
         Ok(page.ptr())
-    }
-}
-
-/// Marks a block from a page list, which has its count in its metadata, as handed out.
-///
-/// # Safety
-/// - The caller just took `block` off a list.
-#[inline(always)]
-unsafe fn hand_out<'a, const PAGE_SIZE: usize>(
-    block: KeptPage<PAGE_SIZE>,
-    kind: Kind,
-) -> PageRef<'a, PAGE_SIZE> {
-    // SAFETY: the caller's alone (condition).
-    unsafe {
-        let page = block.page();
-        page.set_kind(kind);
-        page
     }
 }
 

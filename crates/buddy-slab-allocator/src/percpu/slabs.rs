@@ -219,10 +219,4 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             released
         }
     }
-
-    /// Takes an object of `class` from what this heap has at hand, on behalf of a CPU that found
-    /// no memory anywhere else. O(1).
-    pub(crate) fn take_for_another(&mut self, class: SizeClass) -> Option<NonNull<u8>> {
-        self.alloc_at_hand(class)
-    }
 }

@@ -1,0 +1,328 @@
+//! `dealloc` of objects: the fast path is in this file and in `slab::group`.
+
+use core::alloc::Layout;
+use core::hint::cold_path;
+use core::ptr::NonNull;
+
+use super::GlobalAllocator;
+use super::session::{Own, Session};
+use crate::buddy::PageMark;
+use crate::percpu::{self, FaultLog, Heap, HeapTable, RemoteObject};
+use crate::platform::Platform;
+use crate::slab::{ClassTable, Group, GroupFree, ObjectIndex, SizeClass, Slab, SlabLabel};
+use crate::units::Misuse;
+
+/// An object, as the metadata of its page describes it.
+struct Found {
+    label: SlabLabel,
+    /// The first group of its slab.
+    groups: NonNull<Group>,
+    index: ObjectIndex,
+}
+
+impl Found {
+    /// The group it belongs to.
+    #[inline(always)]
+    fn group(&self) -> NonNull<Group> {
+        // SAFETY: there is a group for every address in a slab's pages.
+        unsafe { self.groups.add(self.index.group()) }
+    }
+
+    #[inline(always)]
+    fn remote(&self, addr: usize) -> RemoteObject {
+        let size_bytes = self.label.class().size();
+        RemoteObject { groups: self.groups, index: self.index, addr, size_bytes }
+    }
+}
+
+/// What the caller of a free says about it.
+#[derive(Clone, Copy)]
+struct Expected {
+    class: SizeClass,
+    size: usize,
+}
+
+impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
+    /// Frees what [`alloc`](Self::alloc) or [`realloc`](Self::realloc) returned. Never fails and
+    /// never waits for another CPU's heap.
+    ///
+    /// Misuse is detected where the data at hand shows it (a double free, an interior, foreign or
+    /// page address, a size of another class), reported to the
+    /// [handler](Self::set_misuse_handler), and otherwise ignored: the heap stays whole.
+    ///
+    /// # Complexity
+    /// O(1); as [`alloc`](Self::alloc). An object of another CPU's slab costs no atomic operation
+    /// until a batch of them is published.
+    ///
+    /// # Safety
+    /// - `ptr` came from this allocator with this layout, and was not freed since.
+    /// - Nothing uses the memory any more.
+    #[inline(always)]
+    pub unsafe fn dealloc(&self, ptr: NonNull<u8>, layout: Layout) {
+        // Folds where the layout is known when compiling.
+        let class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
+        let Some(class) = class else { return self.dealloc_large(ptr, Some(layout.size())) };
+        if let Some(mut own) = self.enter_fast_or_leave() {
+            let freed = match own.local().free_recent(class, ptr.addr().get()) {
+                GroupFree::Refused => self.free_listed(own.heap(), ptr, Some(class)),
+                freed => freed,
+            };
+            // SAFETY: just said so; still in that heap.
+            if unsafe { self.is_finished(own, ptr, freed) } {
+                return;
+            }
+        }
+        // SAFETY: the condition.
+        unsafe { self.dealloc_slow(ptr, Some(Expected { class, size: layout.size() })) }
+    }
+
+    /// [`dealloc`](Self::dealloc) for callers that do not know the layout, such as C's `free`.
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc), but for the layout.
+    #[inline(always)]
+    pub unsafe fn dealloc_unsized(&self, ptr: NonNull<u8>) {
+        if let Some(own) = self.enter_fast_or_leave() {
+            let freed = self.free_listed(own.heap(), ptr, None);
+            // SAFETY: just said so; still in that heap.
+            if unsafe { self.is_finished(own, ptr, freed) } {
+                return;
+            }
+        }
+        // SAFETY: the condition.
+        unsafe { self.dealloc_slow(ptr, None) }
+    }
+
+    /// Leaves the heap after an attempt at the fast path; `false` if that changed nothing.
+    ///
+    /// # Safety
+    /// - `freed` is what became of the free of `ptr` just now, in the heap of `own`.
+    #[inline(always)]
+    unsafe fn is_finished(
+        &self,
+        own: Own<'_, PAGE_SIZE, P>,
+        ptr: NonNull<u8>,
+        freed: GroupFree,
+    ) -> bool {
+        if freed == GroupFree::Emptied {
+            // SAFETY: the condition.
+            unsafe { self.finish_emptied(own.into_session(), ptr) };
+            return true;
+        }
+        freed == GroupFree::Done
+    }
+
+    /// The slab that holds `ptr`, by the metadata of its page: never by what lies near it.
+    pub(super) fn slab_of(&self, ptr: NonNull<u8>) -> Option<NonNull<Slab>> {
+        let mark = self.core.slab_at(ptr.addr().get())?;
+        // SAFETY: the mark of a slab's page leads to its first group; whoever asks holds an
+        // object of it, so it is alive.
+        Some(unsafe { Slab::of_group(mark.descriptor.cast()) })
+    }
+
+    /// The object at `addr`, whose page has this mark. Touches nothing of its slab, but with the
+    /// largest pages.
+    #[inline(always)]
+    fn locate(addr: usize, mark: PageMark, expected: Option<SizeClass>) -> Result<Found, Misuse> {
+        // SAFETY: slabs are marked with labels.
+        let label = unsafe { SlabLabel::from_raw(mark.label) };
+        if expected.is_some_and(|class| class != label.class()) {
+            cold_path();
+            return Err(Misuse::WrongSize);
+        }
+        let Some(index) = label.object_at(addr, PAGE_SIZE) else {
+            cold_path();
+            return Err(Misuse::Interior);
+        };
+        let groups = mark.descriptor.cast::<Group>();
+        if ClassTable::<PAGE_SIZE>::IS_CAPPED
+            // SAFETY: the slab is alive: an object of it is being freed.
+            && index.get() >= unsafe { Slab::object_count(Slab::of_group(groups)) }
+        {
+            return Err(Misuse::Interior);
+        }
+        Ok(Found { label, groups, index })
+    }
+
+    /// Frees the object that the metadata of `ptr`'s page names, if that is all there is to do:
+    /// into its slab, or, if that is another heap's, into the remote batch. In the largest section
+    /// it calls nothing, so that nothing has to be saved for later.
+    ///
+    /// `heap` is the one that the caller has entered.
+    #[inline(never)]
+    fn free_listed(
+        &self,
+        heap: &Heap<PAGE_SIZE, P::Lock>,
+        ptr: NonNull<u8>,
+        expected: Option<SizeClass>,
+    ) -> GroupFree {
+        match self.core.slab_at_fast(ptr.addr().get()) {
+            Some(mark) => self.free_marked(heap, ptr, expected, mark),
+            None => self.free_listed_elsewhere(heap, ptr, expected),
+        }
+    }
+
+    /// [`free_listed`](Self::free_listed) in any section.
+    #[inline(never)]
+    fn free_listed_elsewhere(
+        &self,
+        heap: &Heap<PAGE_SIZE, P::Lock>,
+        ptr: NonNull<u8>,
+        expected: Option<SizeClass>,
+    ) -> GroupFree {
+        match self.core.slab_at(ptr.addr().get()) {
+            Some(mark) => self.free_marked(heap, ptr, expected, mark),
+            None => GroupFree::Refused,
+        }
+    }
+
+    #[inline(always)]
+    fn free_marked(
+        &self,
+        heap: &Heap<PAGE_SIZE, P::Lock>,
+        ptr: NonNull<u8>,
+        expected: Option<SizeClass>,
+        mark: PageMark,
+    ) -> GroupFree {
+        let addr = ptr.addr().get();
+        let Ok(found) = Self::locate(addr, mark, expected) else { return GroupFree::Refused };
+        // SAFETY: the caller has entered the heap.
+        let local = unsafe { heap.local() };
+        if found.label.owner() == heap.id() {
+            // SAFETY: this heap's slab, of this class, in which the group exists.
+            unsafe { local.free(found.label.class(), found.group(), found.index) }
+        } else if local.remote.add_fast(found.remote(addr)) {
+            GroupFree::Done
+        } else {
+            GroupFree::Refused
+        }
+    }
+
+    /// The rest of a free that emptied the group of the object that was at `ptr`.
+    ///
+    /// # Safety
+    /// - The free was just made, in the session's heap, which was not left since.
+    #[cold]
+    #[inline(never)]
+    unsafe fn finish_emptied(&self, session: Session<'_, PAGE_SIZE, P>, ptr: NonNull<u8>) {
+        let addr = ptr.addr().get();
+        let found = self.core.slab_at(addr).map(|mark| Self::locate(addr, mark, None));
+        if let Some(Ok(found)) = found {
+            // SAFETY: this heap's slab, which is not released while the emptied group is counted
+            // as one of which something is taken.
+            unsafe { self.dealloc_with(Some(session), &found, addr, GroupFree::Emptied) };
+        }
+    }
+
+    /// A free that takes more than a look at the page's metadata, or by a context whose heap took
+    /// longer to enter, or that has none.
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc).
+    #[cold]
+    #[inline(never)]
+    unsafe fn dealloc_slow(&self, ptr: NonNull<u8>, expected: Option<Expected>) {
+        let addr = ptr.addr().get();
+        let Some(mark) = self.core.slab_at(addr) else {
+            // Pages, or a mistake.
+            return self.dealloc_large(ptr, expected.map(|expected| expected.size));
+        };
+        match Self::locate(addr, mark, expected.map(|expected| expected.class)) {
+            Ok(found) => {
+                let session = self.enter_own();
+                // SAFETY: alive (condition); named by the metadata of its page.
+                unsafe { self.dealloc_with(session, &found, addr, GroupFree::Refused) }
+            }
+            Err(kind) => self.report(addr, kind),
+        }
+    }
+
+    /// A free off the fast path: of an object of another heap's slab, which goes into the batch;
+    /// one that changes where its slab belongs (`freed` says what was done already); by a context
+    /// whose heap took longer to enter; or by one that has none.
+    ///
+    /// # Safety
+    /// - The slab of `found` is alive; `freed` is what became of the free so far.
+    #[cold]
+    #[inline(never)]
+    unsafe fn dealloc_with(
+        &self,
+        session: Option<Session<'_, PAGE_SIZE, P>>,
+        found: &Found,
+        addr: usize,
+        freed: GroupFree,
+    ) {
+        // SAFETY: alive (condition); its groups are named by the metadata of its page.
+        let slab = unsafe { Slab::of_group(found.groups) };
+        let Some(mut session) = session else {
+            // SAFETY: the same conditions.
+            return unsafe { self.dealloc_nested(slab, found.index, addr) };
+        };
+        let heap = session.heap();
+        let (local, env) = session.parts();
+        let (class, group, index) = (found.label.class(), found.group(), found.index);
+        // SAFETY: alive; a slab never changes its owner, whose words only that heap's holder uses.
+        let outcome = unsafe {
+            if found.label.owner() == heap.id() {
+                let freed = match freed {
+                    GroupFree::Emptied => freed,
+                    _ => local.free(class, group, index),
+                };
+                local.finish_free(group, index, freed, &env)
+            } else if HeapTable::is_shared(heap) {
+                let (number, mask) = (index.group(), index.mask());
+                let mut faults = FaultLog::new();
+                percpu::publish_to(slab, number, mask, &env, &mut faults);
+                faults.iter().next().map_or(Ok(()), |(_, kind)| Err(kind))
+            } else {
+                local.remote.add(found.remote(addr), &env, &mut local.faults)
+            }
+        };
+        if outcome.is_ok() && local.faults.is_empty() {
+            return;
+        }
+        let faults = local.faults.take();
+        drop(session);
+        if let Err(kind) = outcome {
+            self.report(addr, kind);
+        }
+        self.report_all(&faults);
+    }
+
+    /// A free by a handler that interrupted the allocator, or by code that has no heap: straight
+    /// to the slab's remote word. Waits for nothing.
+    ///
+    /// # Safety
+    /// - `slab` is alive, and `index` lies in its pages.
+    #[cold]
+    pub(super) unsafe fn dealloc_nested(
+        &self,
+        slab: NonNull<Slab>,
+        index: ObjectIndex,
+        addr: usize,
+    ) {
+        let mut faults = FaultLog::new();
+        // SAFETY: alive (condition).
+        unsafe {
+            if Slab::is_free_hint(slab, index) {
+                faults.note(addr, Misuse::DoubleFree);
+            } else if let Some(heap) = self.heaps.shared(0) {
+                let env = self.env_of(heap, crate::buddy::Wait::Try);
+                let (number, mask) = (index.group(), index.mask());
+                percpu::publish_to(slab, number, mask, &env, &mut faults);
+            }
+        }
+        self.report_all(&faults);
+    }
+
+    /// Frees objects of one layout; as [`dealloc`](Self::dealloc) for each. O(`objects.len()`).
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc), for each of them.
+    pub unsafe fn dealloc_bulk(&self, layout: Layout, objects: &[NonNull<u8>]) {
+        for object in objects {
+            // SAFETY: the same conditions.
+            unsafe { self.dealloc(*object, layout) };
+        }
+    }
+}
