@@ -63,9 +63,10 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
         let Some(class) = class else { return self.dealloc_large(ptr, Some(layout.size())) };
         if let Some(mut own) = self.enter_fast_or_leave() {
-            let freed = match own.local().free_recent(class, ptr.addr().get()) {
-                GroupFree::Refused => self.free_listed(own.heap(), ptr, Some(class)),
-                freed => freed,
+            let freed = if own.local().free_into_first(class, ptr.addr().get()) {
+                GroupFree::Done
+            } else {
+                self.free_listed(own.heap(), ptr, class)
             };
             // SAFETY: just said so; still in that heap.
             if unsafe { self.is_finished(own, ptr, freed) } {
@@ -83,7 +84,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     #[inline(always)]
     pub unsafe fn dealloc_unsized(&self, ptr: NonNull<u8>) {
         if let Some(own) = self.enter_fast_or_leave() {
-            let freed = self.free_listed(own.heap(), ptr, None);
+            let freed = self.free_unsized(own.heap(), ptr);
             // SAFETY: just said so; still in that heap.
             if unsafe { self.is_finished(own, ptr, freed) } {
                 return;
@@ -144,9 +145,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         Ok(Found { label, groups, index })
     }
 
-    /// Frees the object that the metadata of `ptr`'s page names, if that is all there is to do:
-    /// into its slab, or, if that is another heap's, into the remote batch. In the largest section
-    /// it calls nothing, so that nothing has to be saved for later.
+    /// Frees the object of `class` that the metadata of `ptr`'s page names, if that is all there is
+    /// to do: into its slab, or, if that is another heap's, into the remote batch. In the largest
+    /// section it calls nothing but its own end, so that nothing has to be saved for later.
     ///
     /// `heap` is the one that the caller has entered.
     #[inline(never)]
@@ -154,30 +155,70 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         &self,
         heap: &Heap<PAGE_SIZE, P::Lock>,
         ptr: NonNull<u8>,
-        expected: Option<SizeClass>,
+        class: SizeClass,
     ) -> GroupFree {
         match self.core.slab_at_fast(ptr.addr().get()) {
-            Some(mark) => self.free_marked(heap, ptr, expected, mark),
-            None => self.free_listed_elsewhere(heap, ptr, expected),
+            Some(mark) => self.free_marked(heap, ptr, class, mark),
+            None => self.free_elsewhere(heap, ptr, Some(class)),
         }
     }
 
-    /// [`free_listed`](Self::free_listed) in any section.
+    /// [`free_listed`](Self::free_listed) of an object whose class only the metadata knows.
     #[inline(never)]
-    fn free_listed_elsewhere(
+    fn free_unsized(&self, heap: &Heap<PAGE_SIZE, P::Lock>, ptr: NonNull<u8>) -> GroupFree {
+        match self.core.slab_at_fast(ptr.addr().get()) {
+            Some(mark) => {
+                // SAFETY: slabs are marked with labels.
+                let class = unsafe { SlabLabel::from_raw(mark.label) }.class();
+                self.free_marked(heap, ptr, class, mark)
+            }
+            None => self.free_elsewhere(heap, ptr, None),
+        }
+    }
+
+    /// The same in any section.
+    #[inline(never)]
+    fn free_elsewhere(
         &self,
         heap: &Heap<PAGE_SIZE, P::Lock>,
         ptr: NonNull<u8>,
         expected: Option<SizeClass>,
     ) -> GroupFree {
         match self.core.slab_at(ptr.addr().get()) {
-            Some(mark) => self.free_marked(heap, ptr, expected, mark),
+            Some(mark) => self.free_foreign(heap, ptr, expected, mark),
             None => GroupFree::Refused,
         }
     }
 
     #[inline(always)]
     fn free_marked(
+        &self,
+        heap: &Heap<PAGE_SIZE, P::Lock>,
+        ptr: NonNull<u8>,
+        class: SizeClass,
+        mark: PageMark,
+    ) -> GroupFree {
+        // SAFETY: slabs are marked with labels.
+        let label = unsafe { SlabLabel::from_raw(mark.label) };
+        if ClassTable::<PAGE_SIZE>::IS_CAPPED || !label.is_of(SlabLabel::new(heap.id(), class)) {
+            return self.free_foreign(heap, ptr, Some(class), mark);
+        }
+        let Some(index) = label.object_of(class, ptr.addr().get(), PAGE_SIZE) else {
+            cold_path();
+            return GroupFree::Refused;
+        };
+        // SAFETY: the caller has entered the heap, whose slab this is, of this class; there is a
+        // group for every address in a slab's pages.
+        unsafe {
+            let group = mark.descriptor.cast::<Group>().add(index.group());
+            heap.local().free(class, group, index)
+        }
+    }
+
+    /// [`free_marked`](Self::free_marked) of what may be another heap's, or no object of the
+    /// class at all.
+    #[inline(never)]
+    fn free_foreign(
         &self,
         heap: &Heap<PAGE_SIZE, P::Lock>,
         ptr: NonNull<u8>,

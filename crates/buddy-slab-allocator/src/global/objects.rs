@@ -58,17 +58,6 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         {
             return Some(object);
         }
-        self.alloc_object_at_hand(class)
-    }
-
-    /// What is set aside is used up, or the running CPU's heap cannot be had at once.
-    #[inline(never)]
-    fn alloc_object_at_hand(&self, class: SizeClass) -> Option<NonNull<u8>> {
-        if let Some(mut own) = self.enter_fast_or_leave()
-            && let Some(object) = own.local().alloc_at_hand(class)
-        {
-            return Some(object);
-        }
         self.alloc_object_slow(class)
     }
 
@@ -102,7 +91,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             Err(_) => {
                 let served = self.under_pressure(session, faults, Some(class), |session| {
                     let (local, env) = session.parts();
-                    local.alloc(class).or_else(|| local.refill(class, &env).ok())
+                    local.refill(class, &env).ok()
                 });
                 served.ok()
             }
@@ -128,7 +117,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             if let (Some(class), Some(mut session)) = (class, self.enter()) {
                 let local = session.local();
                 while let Some(place) = objects.get_mut(count) {
-                    let Some(object) = local.alloc_at_hand(class) else { break };
+                    let Some(object) = local.alloc(class) else { break };
                     place.write(object);
                     count += 1;
                 }

@@ -166,7 +166,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                 let env = self.env_of(heap, wait);
                 local.drain(heap.inbox(), &env);
                 if last && object.is_none() {
-                    object = class.and_then(|class| local.alloc_at_hand(class));
+                    object = class.and_then(|class| local.alloc(class));
                 }
                 merge(faults, &local.faults.take());
                 // SAFETY: seized above, with the same way in.
@@ -233,7 +233,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         if !self.gift.load(Ordering::Relaxed).is_null() {
             return;
         }
-        if let Some(object) = local.alloc_at_hand(class) {
+        if let Some(object) = local.alloc(class) {
             let before = self.gift.swap(object.as_ptr(), Ordering::AcqRel);
             // Two gave at once: the first object goes back by way of its slab's remote word.
             if let Some(first) = NonNull::new(before) {

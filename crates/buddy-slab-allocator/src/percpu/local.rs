@@ -1,23 +1,22 @@
-//! The part of a heap that only its holder touches: slabs by class, page lists, the remote batch.
-//! This file is the life of an object on one CPU; `class_slabs` keeps the slabs of a class,
-//! `slabs` makes and releases whole ones.
-//!
-//! An empty slab a class is kept warm behind the current one, and the current one stays if it is
-//! empty too: at most two.
+//! The part of a heap that only its holder touches: free objects by class, page lists, the remote
+//! batch. This file is the life of an object on one CPU; `free_groups` keeps what is free of a
+//! class, `slabs` makes and releases whole slabs.
 
 use core::hint::cold_path;
 use core::ptr::NonNull;
 
-use super::class_slabs::{CURRENT, ClassSlabs, PARTIAL};
+use super::free_groups::FreeGroups;
 use super::{BlockCache, Env, FaultLog, PageLists, remote::RemoteBatch};
 use crate::buddy::PageError;
-use crate::slab::{self, Group, GroupFree, Inbox, ObjectIndex, RemoteWord, SizeClass, Slab};
+use crate::slab::{
+    self, Collected, Group, GroupFree, Inbox, ObjectIndex, RemoteWord, SizeClass, Slab,
+};
 use crate::sync::RawLock;
 use crate::units::Misuse;
 
 /// What only the holder of a heap touches.
 pub(crate) struct Local<const PAGE_SIZE: usize> {
-    pub(super) classes: [ClassSlabs; SizeClass::COUNT],
+    pub(super) classes: [FreeGroups; SizeClass::COUNT],
     pub(crate) pages: PageLists<PAGE_SIZE>,
     pub(crate) blocks: BlockCache<PAGE_SIZE>,
     pub(crate) remote: RemoteBatch,
@@ -27,7 +26,7 @@ pub(crate) struct Local<const PAGE_SIZE: usize> {
 impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     pub(crate) const fn new() -> Self {
         Self {
-            classes: [const { ClassSlabs::new() }; SizeClass::COUNT],
+            classes: [const { FreeGroups::new() }; SizeClass::COUNT],
             pages: PageLists::new(),
             blocks: BlockCache::new(),
             remote: RemoteBatch::new(),
@@ -35,81 +34,48 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         }
     }
 
-    /// Takes an object that was set aside; `None` if there is none. O(1).
+    /// Takes an object that is at hand; `None` if there is none. O(1).
     #[inline(always)]
     pub(crate) fn alloc(&mut self, class: SizeClass) -> Option<NonNull<u8>> {
-        // SAFETY: a source is the empty group, or one of a slab of this heap, which the caller
-        // holds.
-        unsafe { Group::alloc(self.classes[class.index()].source) }
-    }
-
-    /// The rest of [`alloc`](Self::alloc) without a new slab: the rest of the current one, then
-    /// the partial ones. O(groups of a slab).
-    #[inline]
-    pub(crate) fn alloc_at_hand(&mut self, class: SizeClass) -> Option<NonNull<u8>> {
-        let slabs = &mut self.classes[class.index()];
-        while let Some(current) = slabs.current() {
-            // SAFETY: the current slab is this heap's, and not sealed; a group that is used up
-            // has nothing set aside. A slab that has nothing free is in use as a whole.
-            unsafe {
-                if let Some(object) = Group::alloc(slabs.source) {
-                    return Some(object);
-                }
-                if let Some((object, group)) = Slab::refill(current) {
-                    slabs.source = group;
-                    return Some(object);
-                }
-                slabs.shelve(current);
-            }
-        }
-        None
+        self.classes[class.index()].alloc()
     }
 
     /// All of [`alloc`](Self::alloc): what is at hand, then what others freed, then a new slab.
     /// O(1) amortised: the inbox holds each group once, however many objects it brings.
+    #[cold]
     #[inline(never)]
     pub(crate) fn refill<L: RawLock>(
         &mut self,
         class: SizeClass,
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> Result<NonNull<u8>, PageError> {
-        if let Some(object) = self.alloc_at_hand(class) {
+        if let Some(object) = self.alloc(class) {
             return Ok(object);
         }
-        self.refill_from_outside(class, env)
-    }
-
-    #[cold]
-    fn refill_from_outside<L: RawLock>(
-        &mut self,
-        class: SizeClass,
-        env: &Env<'_, PAGE_SIZE, L>,
-    ) -> Result<NonNull<u8>, PageError> {
         if let Some(inbox) = env.heaps.inbox_of(env.id)
             && !inbox.is_empty()
         {
             self.collect(inbox, env);
-            if let Some(object) = self.alloc_at_hand(class) {
+            if let Some(object) = self.alloc(class) {
                 return Ok(object);
             }
         }
         let slab = self.new_slab(class, env)?;
-        // SAFETY: new, this heap's, of this class, in no chain.
+        // SAFETY: new, this heap's, of this class, of which nothing was free.
         unsafe { self.classes[class.index()].insert(slab) };
-        self.alloc_at_hand(class).ok_or(PageError::Exhausted)
+        self.alloc(class).ok_or(PageError::Exhausted)
     }
 
-    /// Frees an object into the group into which the last one of its class was freed, if it
-    /// belongs there and nothing else is to be done. O(1), and no look at the page's metadata.
+    /// Frees an object into the group from which the next one of its class comes, if it belongs
+    /// there; `false`, and nothing happened, if not. O(1), and no look at the page's metadata.
     #[inline(always)]
-    pub(crate) fn free_recent(&mut self, class: SizeClass, addr: usize) -> GroupFree {
-        // SAFETY: the empty group, or one of a slab of this class and of this heap, which the
-        // caller holds.
-        unsafe { Group::free_at(self.classes[class.index()].recent, class, addr) }
+    pub(crate) fn free_into_first(&mut self, class: SizeClass, addr: usize) -> bool {
+        self.classes[class.index()].free_into_first(class, addr)
     }
 
-    /// Frees an object of a slab of this heap. O(1). If it says [`GroupFree::Emptied`] or
-    /// [`GroupFree::Refused`], [`finish_free`](Self::finish_free) must follow.
+    /// Frees an object of a slab of this heap, if that is all there is to do. O(1). If it says
+    /// [`GroupFree::Emptied`], [`group_emptied`](Self::group_emptied) must follow; if
+    /// [`GroupFree::Refused`], nothing happened, and [`free_slow`](Self::free_slow) knows more.
     ///
     /// # Safety
     /// - `group` is one of a slab of this class that this heap owns.
@@ -120,23 +86,52 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         group: NonNull<Group>,
         index: ObjectIndex,
     ) -> GroupFree {
-        // SAFETY: ours (condition).
-        let freed = unsafe { Group::free(group, index) };
-        if freed != GroupFree::Refused {
-            self.classes[class.index()].recent = group;
+        let groups = &mut self.classes[class.index()];
+        // SAFETY: ours (condition). What was full is on no list; something of it is free now.
+        unsafe {
+            let Some(before) = Group::free(group, index) else { return GroupFree::Refused };
+            let idle = if before == 0 {
+                groups.push(group)
+            } else {
+                (Group::is_idle(group) && group != groups.first()).then_some(group)
+            };
+            match idle {
+                None => GroupFree::Done,
+                Some(idle) => groups.look_at(idle),
+            }
         }
-        freed
     }
 
-    /// What a free leaves to be done off the fast path: the group was emptied, or refused because
-    /// its slab is sealed, or because the object is not in use.
+    /// Looks whether a free left more empty slabs than are kept, and releases one that is.
+    /// O(groups of two slabs).
+    ///
+    /// # Safety
+    /// - `slab` is this heap's; a group of it became idle, or stopped being the first.
+    #[cold]
+    pub(crate) unsafe fn group_emptied<L: RawLock>(
+        &mut self,
+        slab: NonNull<Slab>,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) {
+        // SAFETY: this heap's (condition); an empty slab's groups are all on the list (F1), and
+        // one that cannot be released stays there.
+        unsafe {
+            let groups = &mut self.classes[Slab::class(slab).index()];
+            if let Some(surplus) = groups.settle(slab)
+                && Slab::quiescent(surplus)
+            {
+                Self::release_listed(groups, surplus, env);
+            }
+        }
+    }
+
+    /// What [`free`](Self::free) left to be done, off the fast path.
     ///
     /// # Errors
     /// The misuse; nothing happened then.
     ///
     /// # Safety
-    /// - [`free`](Self::free) or [`free_recent`](Self::free_recent) just said `freed` of this
-    ///   object.
+    /// - `free` just said `freed` of this object.
     #[cold]
     pub(crate) unsafe fn finish_free<L: RawLock>(
         &mut self,
@@ -145,86 +140,26 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         freed: GroupFree,
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> Result<(), Misuse> {
-        // SAFETY: the group's slab is this heap's (condition).
+        // SAFETY: the group's slab is this heap's (condition), as is that of the second one.
         unsafe {
             let slab = Slab::of_group(group);
             match freed {
                 GroupFree::Done => Ok(()),
-                GroupFree::Emptied => {
-                    self.group_emptied(slab, env);
-                    Ok(())
+                GroupFree::Refused if index.get() >= Slab::object_count(slab) => {
+                    Err(Misuse::Interior)
                 }
-                GroupFree::Refused => self.free_refused(slab, group, index, env),
-            }
-        }
-    }
-
-    /// # Safety
-    /// - `group` is one of `slab`, which this heap owns.
-    unsafe fn free_refused<L: RawLock>(
-        &mut self,
-        slab: NonNull<Slab>,
-        group: NonNull<Group>,
-        index: ObjectIndex,
-        env: &Env<'_, PAGE_SIZE, L>,
-    ) -> Result<(), Misuse> {
-        // SAFETY: the slab is this heap's (condition).
-        unsafe {
-            if index.get() >= Slab::object_count(slab) {
-                return Err(Misuse::Interior);
-            }
-            if !Slab::is_sealed(slab) {
-                return Err(Misuse::DoubleFree);
-            }
-            // The first free of a full slab.
-            Slab::set_sealed(slab, false);
-            self.classes[Slab::class(slab).index()].insert(slab);
-            match Group::free(group, index) {
                 GroupFree::Refused => Err(Misuse::DoubleFree),
-                GroupFree::Done => Ok(()),
                 GroupFree::Emptied => {
-                    self.group_emptied(slab, env);
+                    // The free may have emptied this one, or have put it before one that is idle.
+                    let second = Group::next(group);
+                    let first = self.classes[Slab::class(slab).index()].first();
+                    if group == first && second != Group::empty() {
+                        self.group_emptied(Slab::of_group(second), env);
+                    } else {
+                        self.group_emptied(slab, env);
+                    }
                     Ok(())
                 }
-            }
-        }
-    }
-
-    /// A group of `slab` was emptied by a free.
-    ///
-    /// # Safety
-    /// - `slab` is this heap's, and in its class's chain.
-    unsafe fn group_emptied<L: RawLock>(
-        &mut self,
-        slab: NonNull<Slab>,
-        env: &Env<'_, PAGE_SIZE, L>,
-    ) {
-        // SAFETY: passed on.
-        unsafe {
-            if Slab::group_emptied(slab) && Slab::state(slab) != CURRENT {
-                self.settle_empty(slab, env);
-            }
-        }
-    }
-
-    /// Releases an empty slab, or keeps it warm if the class has no other.
-    ///
-    /// # Safety
-    /// - `slab` is this heap's, empty, and a partial one in its class's chain.
-    #[cold]
-    unsafe fn settle_empty<L: RawLock>(
-        &mut self,
-        slab: NonNull<Slab>,
-        env: &Env<'_, PAGE_SIZE, L>,
-    ) {
-        // SAFETY: alive and ours (condition), as are all slabs in its class's chain.
-        unsafe {
-            let slabs = &mut self.classes[Slab::class(slab).index()];
-            slabs.remove(slab);
-            let warm_already = slabs.current().is_some_and(|current| Slab::is_empty(current))
-                || slabs.first_partial().is_some_and(|first| Slab::is_idle(first));
-            if !warm_already || !Slab::quiescent(slab) || !Self::release(slab, env) {
-                slabs.insert(slab);
             }
         }
     }
@@ -249,16 +184,17 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             let slab = slab::slab_of(word);
             debug_assert_eq!(Slab::owner(slab), env.id, "a slab stays with the heap that made it");
             let number = slab::group_number(word);
-            let collected = slab::collect(word);
-            if collected.doubles != 0 {
+            let Collected { group, freed, doubles, was_full } = slab::collect(word);
+            if doubles != 0 {
                 cold_path();
-                self.note_doubles(slab, number, collected.doubles);
+                self.note_doubles(slab, number, doubles);
             }
-            if collected.was_full {
-                self.classes[Slab::class(slab).index()].insert(slab);
+            let groups = &mut self.classes[Slab::class(slab).index()];
+            if was_full && let Some(second) = groups.push(group) {
+                self.group_emptied(Slab::of_group(second), env);
             }
-            if collected.now_empty && Slab::state(slab) == PARTIAL {
-                self.settle_empty(slab, env);
+            if freed != 0 && Group::is_idle(group) {
+                self.group_emptied(slab, env);
             }
         }
     }
@@ -275,11 +211,11 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         }
     }
 
-    /// How many objects of a class are free in this heap's slabs. O(slabs in the chain).
+    /// How many objects of a class are free in this heap's slabs. O(groups in the list).
     pub(crate) fn free_objects(&self, class: SizeClass) -> usize {
-        let slabs = self.classes[class.index()].all();
-        // SAFETY: all slabs reached are alive and this heap's.
-        slabs.map(|slab| unsafe { Slab::object_count(slab) - Slab::used(slab) }).sum()
+        let groups = self.classes[class.index()].all();
+        // SAFETY: all groups reached are alive and this heap's.
+        groups.map(|group| unsafe { Group::free_bits(group) }.count_ones() as usize).sum()
     }
 
     /// The counting equations of this heap, see `docs/invariants.md`.
@@ -287,29 +223,26 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         self.pages.check(env);
         self.blocks.check(env);
         for class in SizeClass::ALL {
-            let slabs = &self.classes[class.index()];
-            let mut warm = 0;
-            let mut recent_is_ours = slabs.recent == Group::empty();
-            for (position, slab) in slabs.all().enumerate() {
-                let state = if position == 0 { CURRENT } else { PARTIAL };
-                // SAFETY: all slabs reached are alive and this heap's.
+            let groups = &self.classes[class.index()];
+            let (mut before, mut empty) = (None, 0);
+            for group in groups.all() {
+                // SAFETY: all groups reached are alive and this heap's.
                 unsafe {
-                    assert_eq!(Slab::state(slab), state, "slab: state names its place");
+                    let slab = Slab::of_group(group);
+                    assert_ne!(Group::free_bits(group), 0, "F1: a full group is on no list");
                     assert_eq!(Slab::owner(slab), env.id, "slab: owned by this heap");
                     assert_eq!(Slab::class(slab), class, "slab: class");
-                    assert!(!Slab::is_sealed(slab), "slab: a sealed slab is in no chain");
-                    Slab::check(slab);
-                    if state == PARTIAL {
-                        assert!(!Slab::is_full(slab), "slab: a full slab is not partial");
+                    if let Some(before) = before {
+                        assert_eq!(Group::prev(group), before, "F2: the links agree");
                     }
-                    warm += usize::from(Slab::quiescent(slab));
-                    recent_is_ours |= Slab::has_group(slab, slabs.recent);
+                    Slab::check(slab);
+                    empty += usize::from(Slab::group(slab, 0) == group && Slab::quiescent(slab));
                 }
+                before = Some(group);
             }
-            assert!(recent_is_ours, "C2: the group freed into last is in the chain");
             // A handler cannot release: empty slabs gather on a shared heap until it is drained.
             if !shared {
-                assert!(warm <= 2, "slab: {warm} empty slabs of {class:?} are kept");
+                assert!(empty <= 2, "slab: {empty} empty slabs of {class:?} are kept");
             }
         }
     }

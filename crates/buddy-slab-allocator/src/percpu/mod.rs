@@ -6,8 +6,8 @@
 //! above (which heap, and what to do when it has nothing).
 
 mod block_cache;
-mod class_slabs;
 mod faults;
+mod free_groups;
 mod gate;
 mod heap;
 mod local;

@@ -181,7 +181,7 @@ pub(crate) unsafe fn publish_to<const PAGE_SIZE: usize, L: RawLock>(
     unsafe {
         let objects = Slab::objects(slab).addr();
         let size_bytes = Slab::object_size(slab);
-        let valid = Slab::valid_bits(slab, number);
+        let valid = Group::all(Slab::group(slab, number));
         let mut note = |mut bits: usize, kind| {
             while bits != 0 {
                 let index = number * GROUP_OBJECTS + bits.trailing_zeros() as usize;

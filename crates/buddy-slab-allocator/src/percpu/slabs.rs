@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use super::class_slabs::ClassSlabs;
+use super::free_groups::FreeGroups;
 use super::{Env, Local};
 use crate::buddy::{Kind, PageError, PageRef, Section};
 use crate::slab::{ClassTable, Inbox, SizeClass, Slab, SlabLabel, SlabPlace};
@@ -178,43 +178,42 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         self.blocks.drain(env);
     }
 
-    /// Releases the empty slabs of a class. O(slabs in the chain).
+    /// Releases the empty slabs of a class. O(groups in the list).
     fn release_empty<L: RawLock>(&mut self, class: usize, env: &Env<'_, PAGE_SIZE, L>) {
-        let slabs = &mut self.classes[class];
-        let (mut at, current) = (slabs.first_partial(), slabs.current());
-        // SAFETY: the slabs in the chain are alive and this heap's; what follows a partial one
-        // stays where it is when that one goes.
+        let groups = &mut self.classes[class];
+        let mut at = groups.first();
+        // SAFETY: the groups of the list are alive and this heap's; where the search goes on is
+        // a group of another slab, which stays when this one goes.
         unsafe {
-            while let Some(slab) = at {
-                at = Slab::next(slab);
-                if !Self::release_quiescent(slabs, slab, env) {
+            while let Some((slab, next)) = groups.next_empty(at) {
+                at = next;
+                if Slab::quiescent(slab) && !Self::release_listed(groups, slab, env) {
                     return;
                 }
-            }
-            if let Some(slab) = current {
-                Self::release_quiescent(slabs, slab, env);
             }
         }
     }
 
-    /// Releases a slab if nothing of it is in use; `false` if that had to wait.
+    /// Takes an empty slab off its list and releases it; `false`, and nothing has changed, if
+    /// this context may not.
     ///
     /// # Safety
-    /// - `slab` is in the chain, which is this heap's.
-    unsafe fn release_quiescent<L: RawLock>(
-        slabs: &mut ClassSlabs,
+    /// - `slab` is this heap's, quiescent, and of the class of `groups`.
+    pub(super) unsafe fn release_listed<L: RawLock>(
+        groups: &mut FreeGroups,
         slab: NonNull<Slab>,
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> bool {
-        // SAFETY: alive and this heap's (condition).
+        if !env.may_wait() {
+            return false;
+        }
+        // SAFETY: this heap's (condition); its groups are all on the list, since all are free. If
+        // it is not released they go back there.
         unsafe {
-            if !Slab::quiescent(slab) {
-                return true;
-            }
-            slabs.remove(slab);
+            groups.remove(slab);
             let released = Self::release(slab, env);
             if !released {
-                slabs.insert(slab);
+                groups.insert(slab);
             }
             released
         }

@@ -5,15 +5,14 @@
 //! Groups taken off the owner's inbox are the taker's until it pushes them back (`slab::remote_word`),
 //! so the owner cannot collect them meanwhile. An object that is taken out of a remote word was
 //! never free from the owner's view: it simply changes its user. A slab all of whose objects wait
-//! in its remote words, all of whose groups the taker holds, and whose state says that it is on no
-//! list and not current, is out of its owner's reach altogether: the owner only comes back to it by
-//! collecting. (It says *loose* by a store with release ordering that is the last thing its owner
-//! did to it, since every object was handed out before.) What stays behind is the current slab of
-//! each class, and slabs of which some object is still in use or was freed by the owner itself.
+//! in its remote words, and all of whose groups the taker holds, is out of its owner's reach
+//! altogether: nothing of it is free, so it is on no list, and the owner only comes back to it by
+//! collecting. (The last thing that the owner did to each group was to hand out an object that was
+//! published since.) What stays behind are slabs of which some object is still in use or was freed
+//! by the owner itself.
 
 use core::ptr::NonNull;
 
-use super::class_slabs::LOOSE;
 use super::{Env, Heap, Local};
 use crate::slab::{self, Inbox, SizeClass, Slab};
 use crate::sync::RawLock;
@@ -76,7 +75,7 @@ fn release_some<const PAGE_SIZE: usize, L: RawLock>(
             let slab = slab::slab_of(group);
             let place = held.iter_mut().find(|place| place.is_none_or(|held| held.slab == slab));
             if let Some(place) = place
-                && Slab::all_freed(slab, LOOSE)
+                && Slab::all_freed(slab)
             {
                 let groups = place.map_or(0, |held| held.groups) + 1;
                 *place = Some(Held { slab, groups });

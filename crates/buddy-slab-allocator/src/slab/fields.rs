@@ -8,7 +8,7 @@ use super::layout::GROUP_OBJECTS;
 use super::object_index::ObjectIndex;
 use super::size_class::SizeClass;
 use super::slab::{Slab, SlabPlace};
-use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::Ordering::Relaxed;
 
 /// Every function wants a slab that is formatted and not released; those that say *owner* are
 /// for its owner only.
@@ -71,7 +71,7 @@ impl Slab {
     pub(crate) unsafe fn of_group(group: NonNull<Group>) -> NonNull<Self> {
         // SAFETY: the group lies so far into its descriptor, from whose pointer its own was
         // derived.
-        unsafe { group.byte_sub(usize::from((*group.as_ptr()).at)).cast() }
+        unsafe { group.byte_sub(Group::offset(group)).cast() }
     }
 
     /// Whether the group is one of this slab's.
@@ -92,12 +92,10 @@ impl Slab {
     ///
     /// # Safety
     /// - The slab is kept alive.
+    #[cfg(test)]
     pub(crate) unsafe fn used(slab: NonNull<Self>) -> usize {
         // SAFETY: passed on; the groups are those that exist.
-        unsafe {
-            let in_use = |number| Group::in_use(Self::group(slab, number)).count_ones() as usize;
-            (0..Self::group_count(slab)).map(in_use).sum()
-        }
+        unsafe { Self::groups(slab).map(|group| Group::in_use(group).count_ones() as usize).sum() }
     }
 
     /// Whether no object is free locally. O(groups).
@@ -106,11 +104,7 @@ impl Slab {
     /// - The slab is kept alive.
     pub(crate) unsafe fn is_full(slab: NonNull<Self>) -> bool {
         // SAFETY: passed on; the groups are those that exist.
-        unsafe {
-            (0..Self::group_count(slab)).all(|number| {
-                Group::in_use(Self::group(slab, number)) == Self::valid_bits(slab, number)
-            })
-        }
+        unsafe { Self::groups(slab).all(|group| Group::free_bits(group) == 0) }
     }
 
     /// Whether every object is free. O(groups).
@@ -119,24 +113,11 @@ impl Slab {
     /// - The slab is kept alive.
     pub(crate) unsafe fn is_empty(slab: NonNull<Self>) -> bool {
         // SAFETY: passed on; the groups are those that exist.
-        unsafe {
-            (0..Self::group_count(slab)).all(|number| Group::in_use(Self::group(slab, number)) == 0)
-        }
-    }
-
-    /// Whether nothing is taken: every object is free, and none is set aside. O(1).
-    ///
-    /// # Safety
-    /// - The caller is the owner.
-    #[inline]
-    pub(crate) unsafe fn is_idle(slab: NonNull<Self>) -> bool {
-        // SAFETY: passed on.
-        unsafe { (*slab.as_ptr()).busy_groups.load(Relaxed) == 0 }
+        unsafe { Self::groups(slab).all(|group| Group::is_idle(group)) }
     }
 
     /// Whether the slab may be released: every object is free and no remote bit is pending. The
-    /// second can fail alone only after a double free; the collect that reports it says
-    /// `now_empty` again.
+    /// second can fail alone only after a double free. O(groups).
     ///
     /// # Safety
     /// - The caller is the owner.
@@ -147,38 +128,6 @@ impl Slab {
                 && (0..Self::group_count(slab))
                     .all(|number| Self::remote_word(slab, number).as_ref().pending() == 0)
         }
-    }
-
-    /// Seals the slab, of which nothing is free, or opens it again. O(groups).
-    ///
-    /// # Safety
-    /// - The caller is the owner; to seal: every object is in use.
-    pub(crate) unsafe fn set_sealed(slab: NonNull<Self>, sealed: bool) {
-        // SAFETY: passed on; the groups are those that exist.
-        unsafe {
-            for number in 0..Self::group_count(slab) {
-                Group::set_sealed(Self::group(slab, number), sealed);
-            }
-        }
-    }
-
-    /// Whether the slab is sealed.
-    ///
-    /// # Safety
-    /// - The slab is kept alive.
-    pub(crate) unsafe fn is_sealed(slab: NonNull<Self>) -> bool {
-        // SAFETY: passed on; the first group exists.
-        unsafe { Group::is_sealed(Self::group(slab, 0)) }
-    }
-
-    /// The group that objects come from, or came from last.
-    ///
-    /// # Safety
-    /// - The caller is the owner.
-    #[inline]
-    pub(crate) unsafe fn cursor_group(slab: NonNull<Self>) -> NonNull<Group> {
-        // SAFETY: passed on; the cursor is the number of a group (S2).
-        unsafe { Self::group(slab, usize::from((*slab.as_ptr()).cursor.load(Relaxed))) }
     }
 
     /// Where the pages lie.
@@ -230,31 +179,29 @@ impl Slab {
         unsafe { (*slab.as_ptr()).state.load(Relaxed) }
     }
 
-    /// Sets the owner's tag. Whoever sees it by [`all_freed`](Self::all_freed) also sees what the
-    /// owner did before.
+    /// Sets the owner's tag.
     ///
     /// # Safety
     /// - The caller is the owner.
     #[inline(always)]
     pub(crate) unsafe fn set_state(slab: NonNull<Self>, state: u8) {
         // SAFETY: alive, and the field is atomic.
-        unsafe { (*slab.as_ptr()).state.store(state, Release) }
+        unsafe { (*slab.as_ptr()).state.store(state, Relaxed) }
     }
 
-    /// Whether every object waits in the remote words, and the owner's tag is `state`: the owner
-    /// then has nothing to do with the slab but to collect it.
+    /// Whether every object waits in the remote words; the owner then has nothing to do with the
+    /// slab but to collect it: each of them was handed out after the owner's last look at its
+    /// group, and published after that.
     ///
     /// # Safety
     /// - The slab is kept alive.
-    pub(crate) unsafe fn all_freed(slab: NonNull<Self>, state: u8) -> bool {
-        // SAFETY: alive, and the fields are atomic; the groups are those that exist.
+    pub(crate) unsafe fn all_freed(slab: NonNull<Self>) -> bool {
+        // SAFETY: alive, and the words are atomic; the groups are those that exist.
         unsafe {
-            if (*slab.as_ptr()).state.load(Acquire) != state || !Self::is_full(slab) {
-                return false; // in the owner's hands, or a double free is pending
-            }
             let pending = |number| Self::remote_word(slab, number).as_ref().pending().count_ones();
             let pending: u32 = (0..Self::group_count(slab)).map(pending).sum();
-            pending as usize == Self::object_count(slab)
+            // Full too, or a double free is pending.
+            pending as usize == Self::object_count(slab) && Self::is_full(slab)
         }
     }
 
@@ -313,7 +260,7 @@ impl Slab {
         }
     }
 
-    /// Checks S1, S2 and, of every group, G1. O(groups); empty in a release build.
+    /// Checks, of every group, G1. O(groups); empty in a release build.
     ///
     /// # Safety
     /// - The caller is the owner.
@@ -323,28 +270,14 @@ impl Slab {
         }
         // SAFETY: the owner reads its words; the groups are those that exist.
         unsafe {
-            let this = slab.as_ptr();
-            let cursor = usize::from((*this).cursor.load(Relaxed));
-            let (count, sealed) = (Self::group_count(slab), Self::is_sealed(slab));
-            let mut busy = 0;
-            for number in 0..count {
-                let group = Self::group(slab, number);
-                let taken = (*group.as_ptr()).taken.load(Relaxed);
-                let ready = (*group.as_ptr()).ready.load(Relaxed);
-                let valid = Self::valid_bits(slab, number);
-                assert_eq!(taken & !valid, 0, "G1: a bit beyond the objects");
-                assert_eq!(Group::is_sealed(group), sealed, "G1: sealed as a whole");
-                if sealed {
-                    assert_eq!(taken, valid, "G1: nothing is free in a sealed slab");
-                } else {
-                    assert_eq!(ready & !taken, 0, "G1: what is set aside is taken");
-                    assert!(ready == 0 || number == cursor, "S2: set aside beside the cursor");
-                }
+            let mut count = 0;
+            for group in Self::groups(slab) {
+                let all = Group::all(group);
+                assert_eq!(Group::free_bits(group) & !all, 0, "G1: a bit beyond the objects");
                 assert_eq!(Self::of_group(group), slab, "a group finds its slab");
-                busy += usize::from(taken != 0);
+                count += all.count_ones() as usize;
             }
-            assert_eq!(usize::from((*this).busy_groups.load(Relaxed)), busy, "S1: busy groups");
-            assert!(cursor < count, "S2: the cursor's group");
+            assert_eq!(count, Self::object_count(slab), "the groups have all objects");
         }
     }
 

@@ -1,203 +1,315 @@
 //! A group: a machine word's worth of the objects of a slab, as the slab's owner sees them.
 //!
-//! Two words of bits say what every object is:
+//! A bit of `free` is set while its object is free; nothing else is recorded. An allocation clears
+//! the lowest bit, a free sets one, and a bit that is set already is a double free: none goes
+//! unseen, and no free object is ever touched.
 //!
-//! | `taken` | `ready` | the object is |
-//! | --- | --- | --- |
-//! | 1 | 0 | in use |
-//! | 1 | 1 | free, set aside to be allocated next |
-//! | 0 | 0 | free |
-//!
-//! An allocation clears a bit of `ready`, a free clears a bit of `taken`: neither writes the word
-//! that the other is waiting for, so an alloc and a free that follow each other closely do not
-//! queue up behind one word in memory. When `ready` is used up, what is free by then is set
-//! aside at once (`Slab::refill`). (Two words, one to allocate from and one to free into: the
-//! idea of mimalloc's split free lists, on bits.)
-//!
-//! A slab of which nothing is free is *sealed*: all bits of `ready` are set, which no other slab
-//! has, since refilling hands out an object at once. The compare that finds a double free then
-//! also finds the first free of a full slab, which has to be put back on its list.
+//! Groups of which something is free stand on a list, which their owner keeps for each size class
+//! (`percpu::free_groups`); full ones do not. The links lie in the group: it is at hand when they
+//! are needed, and a heap needs two words a class, however many slabs it has.
 //!
 //! # Invariants
-//! - G1: `ready` is a subset of `taken`, or sealed; bits beyond the slab's objects are clear in
-//!   `taken`.
-//! - G2: only the slab's owner writes the words; others read them for a hint.
+//! - G1: bits of `free` beyond the group's objects are clear.
+//! - G2: only the slab's owner writes a group; others read `free` for a hint.
 
 use core::hint::cold_path;
 use core::ptr::NonNull;
 
-use super::layout::GROUP_BYTES;
+use super::layout::{GROUP_ALIGN, GROUP_BYTES};
 use super::object_index::ObjectIndex;
 use super::size_class::SizeClass;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
-/// `ready` of every group of a slab of which nothing is free.
-const SEALED: usize = usize::MAX;
 
 /// What became of a free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GroupFree {
     /// The object is free; nothing else is to be done.
     Done,
-    /// The object is free, and with it the whole group.
+    /// The object is free, and with it the whole group, which is not the first of its list.
     Emptied,
-    /// Nothing happened: the object is not in use, or the group is sealed.
+    /// Nothing happened: the object is not in use, or more has to be done than this path does.
     Refused,
 }
 
-/// The owner's words of a group. Reached through pointers with the descriptor's provenance.
-#[repr(C)]
+/// The owner's part of a group. Reached through pointers with the descriptor's provenance.
+#[cfg_attr(target_pointer_width = "64", repr(C, align(32)))]
+#[cfg_attr(not(target_pointer_width = "64"), repr(C, align(8)))]
 pub(crate) struct Group {
-    pub(super) ready: AtomicUsize,
-    pub(super) taken: AtomicUsize,
-    /// The group's first object.
-    base: *mut u8,
+    free: AtomicUsize,
+    /// The list's links. `prev` of the first one means nothing.
+    pub(super) next: NonNull<Group>,
+    pub(super) prev: NonNull<Group>,
+    /// How far the first object is from here, in steps of [`GROUP_ALIGN`].
+    base: i32,
     /// Bytes of an object.
     size: u16,
-    /// Where the group lies in its descriptor, in bytes.
-    pub(super) at: u16,
+    /// How many objects there are, at most the bits of a word.
+    count: u8,
+    /// Where the group lies in its descriptor, in steps of [`GROUP_ALIGN`].
+    at: u8,
 }
 
-const _: () = assert!(size_of::<Group>() == GROUP_BYTES);
+const _: () = assert!(size_of::<Group>() == GROUP_BYTES && align_of::<Group>() == GROUP_ALIGN);
 
 // SAFETY: shared is only `EMPTY`, which nobody writes.
 unsafe impl Sync for Group {}
 
-/// A group without objects, for whoever has none.
+/// A group without objects, for whoever has none: the end of every list.
 static EMPTY: Group = Group {
-    ready: AtomicUsize::new(0),
-    taken: AtomicUsize::new(0),
-    base: core::ptr::null_mut(),
+    free: AtomicUsize::new(0),
+    next: Group::empty(),
+    prev: Group::empty(),
+    base: 0,
     size: 0,
+    count: 0,
     at: 0,
 };
 
 impl Group {
-    /// A group of objects all of which are free.
-    pub(super) fn new(base: *mut u8, class: SizeClass, at: usize) -> Self {
-        Self {
-            ready: AtomicUsize::new(0),
-            taken: AtomicUsize::new(0),
-            base,
-            size: class.size() as u16,
-            at: at as u16,
-        }
-    }
-
     /// The group that has no objects and belongs to no slab.
     #[inline(always)]
     pub(crate) const fn empty() -> NonNull<Self> {
         NonNull::from_ref(&EMPTY)
     }
 
-    /// Takes an object that was set aside, the lowest; `None` if there is none.
+    /// Writes a group of `count` objects, all of them free, on no list. `false`, and nothing is
+    /// written, if they are too far away.
     ///
     /// # Safety
-    /// - The caller owns the group's slab, which is not sealed; or the group is the empty one.
-    #[inline(always)]
-    pub(crate) unsafe fn alloc(group: NonNull<Self>) -> Option<NonNull<u8>> {
-        // SAFETY: alive (condition).
+    /// - `group` is aligned to [`GROUP_ALIGN`] and valid for writes of a group; it lies `at` bytes
+    ///   into its descriptor, a multiple of that. `base` is as well aligned.
+    pub(super) unsafe fn format(
+        group: NonNull<Self>,
+        base: *mut u8,
+        count: usize,
+        class: SizeClass,
+        at: usize,
+    ) -> bool {
+        debug_assert!(at.is_multiple_of(GROUP_ALIGN) && at / GROUP_ALIGN <= usize::from(u8::MAX));
+        let distance = base.addr().wrapping_sub(group.addr().get()) as isize;
+        debug_assert!(distance % GROUP_ALIGN as isize == 0);
+        let Ok(distance) = i32::try_from(distance / GROUP_ALIGN as isize) else { return false };
+        // SAFETY: the condition.
         unsafe {
-            let ready = (*group.as_ptr()).ready.load(Relaxed);
-            if ready == 0 {
+            group.write(Self {
+                free: AtomicUsize::new(Self::bits(count)),
+                next: Self::empty(),
+                prev: Self::empty(),
+                base: distance,
+                size: class.size() as u16,
+                count: count as u8,
+                at: (at / GROUP_ALIGN) as u8,
+            });
+        }
+        true
+    }
+
+    /// The bits of `count` objects.
+    #[inline(always)]
+    const fn bits(count: usize) -> usize {
+        if count == 0 { 0 } else { usize::MAX >> (usize::BITS as usize - count) }
+    }
+
+    /// The first object.
+    ///
+    /// # Safety
+    /// - The slab is alive.
+    #[inline(always)]
+    unsafe fn base(group: NonNull<Self>) -> *mut u8 {
+        // SAFETY: alive (condition).
+        let distance = unsafe { (*group.as_ptr()).base } as isize * GROUP_ALIGN as isize;
+        group.as_ptr().cast::<u8>().wrapping_byte_offset(distance)
+    }
+
+    /// The free objects.
+    ///
+    /// # Safety
+    /// - The slab is kept alive. Exact for the owner.
+    #[inline(always)]
+    pub(crate) unsafe fn free_bits(group: NonNull<Self>) -> usize {
+        // SAFETY: alive, and the word is atomic.
+        unsafe { (*group.as_ptr()).free.load(Relaxed) }
+    }
+
+    /// The objects in use, and those whose remote free waits.
+    ///
+    /// # Safety
+    /// - The slab is kept alive. Exact for the owner.
+    #[inline]
+    pub(crate) unsafe fn in_use(group: NonNull<Self>) -> usize {
+        // SAFETY: alive (condition); the count never changes.
+        unsafe { Self::all(group) & !Self::free_bits(group) }
+    }
+
+    /// The bits of all its objects.
+    ///
+    /// # Safety
+    /// - The slab is kept alive.
+    #[inline]
+    pub(crate) unsafe fn all(group: NonNull<Self>) -> usize {
+        // SAFETY: alive (condition); the count never changes.
+        Self::bits(unsafe { usize::from((*group.as_ptr()).count) })
+    }
+
+    /// Whether every object is free.
+    ///
+    /// # Safety
+    /// - The slab is kept alive. Exact for the owner.
+    #[inline(always)]
+    pub(crate) unsafe fn is_idle(group: NonNull<Self>) -> bool {
+        // SAFETY: passed on.
+        let free = unsafe { Self::free_bits(group) };
+        // Most that are not have a gap.
+        if free & free.wrapping_add(1) != 0 {
+            return false;
+        }
+        cold_path();
+        // SAFETY: passed on.
+        free == unsafe { Self::all(group) }
+    }
+
+    /// Takes the lowest free object. Also says whether it was the last one; the group is to be
+    /// taken off its list then. `None` if none is free.
+    ///
+    /// # Safety
+    /// - The caller owns the group's slab; or the group is the empty one.
+    #[inline(always)]
+    pub(crate) unsafe fn alloc(group: NonNull<Self>) -> Option<(NonNull<u8>, bool)> {
+        // SAFETY: alive and ours (condition); a bit of `free` names an object of the slab, so the
+        // address lies within the objects, whose base is not null. The empty group is only read.
+        unsafe {
+            let this = group.as_ptr();
+            let free = (*this).free.load(Relaxed);
+            if free == 0 {
                 return None;
             }
-            Some(Self::hand_out(group, ready))
+            let rest = free & (free - 1);
+            (*this).free.store(rest, Relaxed);
+            let offset = free.trailing_zeros().wrapping_mul(u32::from((*this).size));
+            let object = Self::base(group).wrapping_byte_add(offset as usize);
+            Some((NonNull::new_unchecked(object), rest == 0))
         }
     }
 
-    /// Hands out the lowest object of `ready`, and leaves the others set aside.
+    /// Whether the object that the index names is one of the group's, and in use.
     ///
     /// # Safety
-    /// - The caller owns the group's slab; `ready` is not zero, and all of it is free and taken.
+    /// - The caller owns the group's slab; or the group is the empty one.
     #[inline(always)]
-    pub(super) unsafe fn hand_out(group: NonNull<Self>, ready: usize) -> NonNull<u8> {
-        // SAFETY: ours (condition); a bit of `taken` names an object of the slab, so the address
-        // lies within the objects, whose base is not null.
-        unsafe {
-            let this = group.as_ptr();
-            (*this).ready.store(ready & (ready - 1), Relaxed);
-            let offset = ready.trailing_zeros().wrapping_mul(u32::from((*this).size));
-            NonNull::new_unchecked((*this).base.byte_add(offset as usize))
-        }
+    unsafe fn is_in_use(group: NonNull<Self>, free: usize, index: ObjectIndex) -> bool {
+        // SAFETY: alive (condition).
+        let count = u32::from(unsafe { (*group.as_ptr()).count });
+        free & index.mask() == 0 && index.bit() < count
     }
 
-    /// Gives an object back.
+    /// Gives an object back; says what was free before, `None` if the object is not in use. The
+    /// caller sees to the list.
     ///
     /// # Safety
-    /// - The caller owns the group's slab. (`mask` may name anything.)
+    /// - The caller owns the group's slab; or the group is the empty one.
     #[inline(always)]
-    pub(crate) unsafe fn free(group: NonNull<Self>, index: ObjectIndex) -> GroupFree {
-        // SAFETY: alive and ours (condition).
+    pub(crate) unsafe fn free(group: NonNull<Self>, index: ObjectIndex) -> Option<usize> {
+        // SAFETY: ours (condition); the empty group has no object in use.
         unsafe {
-            let this = group.as_ptr();
-            let taken = (*this).taken.load(Relaxed);
-            let in_use = taken & !(*this).ready.load(Relaxed);
-            if in_use & index.mask() == 0 {
+            let free = Self::free_bits(group);
+            if !Self::is_in_use(group, free, index) {
                 cold_path();
-                return GroupFree::Refused;
+                return None;
             }
-            let taken = taken ^ index.mask();
-            (*this).taken.store(taken, Relaxed);
-            if taken == 0 {
-                cold_path();
-                return GroupFree::Emptied;
-            }
+            (*group.as_ptr()).free.store(free | index.mask(), Relaxed);
+            Some(free)
         }
-        GroupFree::Done
     }
 
-    /// [`free`](Self::free) of the object of `class` at `addr`, if it is one of this group.
+    /// Gives several objects back, of which none is free; says what was free before.
+    ///
+    /// # Safety
+    /// - The caller owns the group's slab; `bits` are objects in use.
+    #[inline]
+    pub(super) unsafe fn free_many(group: NonNull<Self>, bits: usize) -> usize {
+        // SAFETY: ours (condition).
+        unsafe {
+            let free = Self::free_bits(group);
+            debug_assert!(bits & !Self::in_use(group) == 0);
+            (*group.as_ptr()).free.store(free | bits, Relaxed);
+            free
+        }
+    }
+
+    /// [`free`](Self::free) of the object of `class` at `addr`, if it is one of this group. The
+    /// group's place in its list stays as it is: `false`, and nothing happened, if nothing of it is
+    /// free, so that it is on none.
     ///
     /// # Safety
     /// - The caller owns the group's slab, whose objects are of `class`; or the group is the
     ///   empty one.
     #[inline(always)]
-    pub(crate) unsafe fn free_at(group: NonNull<Self>, class: SizeClass, addr: usize) -> GroupFree {
+    pub(crate) unsafe fn free_at(group: NonNull<Self>, class: SizeClass, addr: usize) -> bool {
         // SAFETY: alive (condition).
-        let offset = addr.wrapping_sub(unsafe { (*group.as_ptr()).base.addr() });
+        let offset = addr.wrapping_sub(unsafe { Self::base(group) }.addr());
         if offset >= class.size() * usize::BITS as usize {
-            return GroupFree::Refused;
+            return false; // Most that are elsewhere.
         }
-        match ObjectIndex::at(class, offset) {
-            // SAFETY: passed on; the empty group refuses.
-            Some(index) => unsafe { Self::free(group, index) },
-            None => GroupFree::Refused,
-        }
-    }
-
-    /// The bits of the objects in use.
-    ///
-    /// # Safety
-    /// - The slab is kept alive. Exact for the owner.
-    #[inline]
-    pub(super) unsafe fn in_use(group: NonNull<Self>) -> usize {
-        // SAFETY: alive, and the words are atomic.
+        let Some(index) = ObjectIndex::at(class, offset) else { return false };
+        // SAFETY: alive (condition); the empty group has no object.
         unsafe {
-            let taken = (*group.as_ptr()).taken.load(Relaxed);
-            match (*group.as_ptr()).ready.load(Relaxed) {
-                SEALED => taken,
-                ready => taken & !ready,
+            let count = usize::from((*group.as_ptr()).count);
+            let free = Self::free_bits(group);
+            if index.get() >= count || free & index.mask() != 0 {
+                return false;
             }
+            (*group.as_ptr()).free.store(free | index.mask(), Relaxed);
         }
+        true
     }
 
-    /// Whether the group is sealed.
+    /// The group behind this one on its list; the empty one behind the last.
     ///
     /// # Safety
-    /// - The slab is kept alive.
-    #[inline]
-    pub(super) unsafe fn is_sealed(group: NonNull<Self>) -> bool {
-        // SAFETY: alive, and the word is atomic.
-        unsafe { (*group.as_ptr()).ready.load(Relaxed) == SEALED }
+    /// - The caller owns the group's slab; the group is on a list.
+    #[inline(always)]
+    pub(crate) unsafe fn next(group: NonNull<Self>) -> NonNull<Self> {
+        // SAFETY: ours (condition).
+        unsafe { (*group.as_ptr()).next }
     }
 
-    /// Seals the group, all of whose objects are in use, or opens it again.
+    /// The group before this one on its list, of which it is not the first.
+    ///
+    /// # Safety
+    /// - As for [`next`](Self::next).
+    #[inline]
+    pub(crate) unsafe fn prev(group: NonNull<Self>) -> NonNull<Self> {
+        // SAFETY: ours (condition).
+        unsafe { (*group.as_ptr()).prev }
+    }
+
+    /// Sets the link to the next group.
     ///
     /// # Safety
     /// - The caller owns the group's slab.
-    pub(super) unsafe fn set_sealed(group: NonNull<Self>, sealed: bool) {
+    #[inline(always)]
+    pub(crate) unsafe fn set_next(group: NonNull<Self>, next: NonNull<Self>) {
         // SAFETY: ours (condition).
-        unsafe { (*group.as_ptr()).ready.store(if sealed { SEALED } else { 0 }, Relaxed) };
+        unsafe { (*group.as_ptr()).next = next }
+    }
+
+    /// Sets the link to the previous group.
+    ///
+    /// # Safety
+    /// - The caller owns the group's slab.
+    #[inline(always)]
+    pub(crate) unsafe fn set_prev(group: NonNull<Self>, prev: NonNull<Self>) {
+        // SAFETY: ours (condition).
+        unsafe { (*group.as_ptr()).prev = prev }
+    }
+
+    /// Where the group lies in its descriptor, in bytes.
+    ///
+    /// # Safety
+    /// - The slab is kept alive.
+    #[inline(always)]
+    pub(super) unsafe fn offset(group: NonNull<Self>) -> usize {
+        // SAFETY: alive (condition); the field never changes.
+        usize::from(unsafe { (*group.as_ptr()).at }) * GROUP_ALIGN
     }
 }

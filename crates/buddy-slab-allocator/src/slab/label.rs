@@ -50,12 +50,30 @@ impl SlabLabel {
         unsafe { SizeClass::from_index_unchecked(((self.0 >> CLASS) & 0xFF) as usize) }
     }
 
+    /// Whether this is the label of a page of a slab whose first page has the other one: owner and
+    /// class are the same.
+    #[inline(always)]
+    pub(crate) const fn is_of(self, first: Self) -> bool {
+        (self.0 ^ first.0) >> CLASS == 0
+    }
+
     /// The object that begins at `addr`, which lies in the page of this label; `None` if none
     /// does. The slab's objects begin where its pages begin.
     #[inline(always)]
     pub(crate) const fn object_at(self, addr: usize, page_size: usize) -> Option<ObjectIndex> {
+        self.object_of(self.class(), addr, page_size)
+    }
+
+    /// [`object_at`](Self::object_at) for a caller that knows the class.
+    #[inline(always)]
+    pub(crate) const fn object_of(
+        self,
+        class: SizeClass,
+        addr: usize,
+        page_size: usize,
+    ) -> Option<ObjectIndex> {
         let page = (self.0 & 0xFF) as usize;
-        ObjectIndex::at(self.class(), page * page_size + (addr & (page_size - 1)))
+        ObjectIndex::at(class, page * page_size + (addr & (page_size - 1)))
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!          pages < 4 KiB              pages >= 4 KiB
 //! line 0   header, remote words,      header
-//! line 1.. groups: no gaps            remote words: 4 groups' a line (64-bit)
+//! line 1.. groups: no gaps to speak of remote words: 4 groups' a line (64-bit)
 //! then                                groups: 2 a line (64-bit)
 //! ```
 //! The header is read rarely, the groups are what the owner writes on every operation, the remote
@@ -20,8 +20,11 @@ use super::remote_word::REMOTE_BYTES;
 /// Objects per group: the bits of a word.
 pub(crate) const GROUP_OBJECTS: usize = usize::BITS as usize;
 
-/// Bytes of one group: its two words, its first object, and a word of constants.
-pub(super) const GROUP_BYTES: usize = 4 * size_of::<usize>();
+/// Bytes of one group: its word of bits, two links, and two words of constants (one on 64 bits).
+pub(super) const GROUP_BYTES: usize = if usize::BITS == 64 { 32 } else { 24 };
+
+/// What groups are aligned to.
+pub(super) const GROUP_ALIGN: usize = if usize::BITS == 64 { 32 } else { 8 };
 
 /// What descriptors are aligned to: a cache line.
 pub(super) const LINE: usize = 64;
@@ -58,7 +61,7 @@ impl DescriptorLayout {
         let most = Self::max_objects(page_size);
         let group_count = (if places < most { places } else { most }).div_ceil(GROUP_OBJECTS);
         let (remote_at, gap) =
-            if page_size < COMPACT_PAGE_SIZE { (HEADER_BYTES, 1) } else { (LINE, LINE) };
+            if page_size < COMPACT_PAGE_SIZE { (HEADER_BYTES, GROUP_ALIGN) } else { (LINE, LINE) };
         let groups_at = (remote_at + group_count * REMOTE_BYTES).next_multiple_of(gap);
         let end = groups_at + group_count * GROUP_BYTES;
         Self { remote_at, groups_at, group_count, bytes: end.next_multiple_of(LINE) }
@@ -107,7 +110,9 @@ const _: () = {
             let layout = DescriptorLayout::new(count, page_size);
             assert!(layout.group_count * GROUP_OBJECTS >= count);
             assert!(layout.remote_at.is_multiple_of(REMOTE_BYTES));
-            assert!(layout.groups_at.is_multiple_of(size_of::<usize>()));
+            assert!(layout.groups_at.is_multiple_of(GROUP_ALIGN));
+            let last_group = layout.groups_at + (layout.group_count - 1) * GROUP_BYTES;
+            assert!(last_group / GROUP_ALIGN <= u8::MAX as usize);
             let last = layout.remote_at + (layout.group_count - 1) * REMOTE_BYTES;
             assert!(line_tag(last) < REMOTE_BYTES);
             assert!(line_offset(line_tag(last)) == last / LINE * LINE);

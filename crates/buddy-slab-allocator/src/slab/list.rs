@@ -74,23 +74,6 @@ impl Slab {
         NonNull::new(unsafe { Self::links(slab) }.0)
     }
 
-    /// Links a slab in behind another.
-    ///
-    /// # Safety
-    /// - The caller owns `slab`, which is on no list, and all of the list that `before` is on.
-    #[inline]
-    pub(crate) unsafe fn link_behind(slab: NonNull<Self>, before: NonNull<Self>) {
-        // SAFETY: all of them are the caller's (condition).
-        unsafe {
-            let next = Self::links(before).0;
-            Self::set_links(slab, next, before.as_ptr());
-            Self::set_next(before, slab.as_ptr());
-            if let Some(next) = NonNull::new(next) {
-                Self::set_prev(next, slab.as_ptr());
-            }
-        }
-    }
-
     /// Takes a slab out from between its neighbours. Whoever names the first one of the list sees
     /// to that.
     ///

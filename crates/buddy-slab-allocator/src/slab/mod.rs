@@ -57,7 +57,7 @@ pub(crate) use {
     label::SlabLabel,
     layout::GROUP_OBJECTS,
     object_index::ObjectIndex,
-    remote::{collect, group_number, slab_of, take_one},
+    remote::{Collected, collect, group_number, slab_of, take_one},
     remote_word::RemoteWord,
     slab::{Slab, SlabPlace},
 };

@@ -41,6 +41,12 @@ impl ObjectIndex {
         self.0 as usize / GROUP_OBJECTS
     }
 
+    /// Its position within the group.
+    #[inline(always)]
+    pub(crate) const fn bit(self) -> u32 {
+        self.0 % GROUP_OBJECTS as u32
+    }
+
     /// Its bit within the group.
     #[inline(always)]
     pub(crate) const fn mask(self) -> usize {

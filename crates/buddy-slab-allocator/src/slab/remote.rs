@@ -9,7 +9,6 @@ use super::layout::{LINE, line_offset};
 use super::object_index::ObjectIndex;
 use super::remote_word::{REMOTE_BYTES, RemoteWord};
 use super::slab::Slab;
-use crate::sync::atomic::Ordering::Relaxed;
 
 /// What publishing remote frees found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,17 +20,17 @@ pub(crate) struct RemoteOutcome {
     pub(crate) push: Option<NonNull<RemoteWord>>,
 }
 
-/// What collecting a word did to its slab.
+/// What collecting a word did to its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Collected {
-    /// How many objects became free.
+    /// The group.
+    pub(crate) group: NonNull<Group>,
+    /// The objects that became free.
     pub(crate) freed: usize,
-    /// Bits of objects that were free already: double frees, left as they were.
+    /// Those that were free already: double frees, left as they were.
     pub(crate) doubles: usize,
-    /// The slab was sealed, and is open now.
+    /// Nothing of the group was free before; now something is.
     pub(crate) was_full: bool,
-    /// Nothing of the slab is taken any more (it may have been so before, after double frees).
-    pub(crate) now_empty: bool,
 }
 
 impl Slab {
@@ -90,7 +89,7 @@ pub(crate) unsafe fn group_number(word: NonNull<RemoteWord>) -> usize {
     }
 }
 
-/// Makes the pending objects of a group free, and opens the slab if it was sealed.
+/// Makes the pending objects of a group free. The caller sees to the group's list.
 ///
 /// # Safety
 /// - The caller owns the group's slab, and has taken the word off its own inbox just before.
@@ -99,28 +98,11 @@ pub(crate) unsafe fn collect(word: NonNull<RemoteWord>) -> Collected {
     // SAFETY: the word was queued, so its slab lives, and is the caller's, who may write its
     // groups. Bits that are in use become free.
     unsafe {
-        let slab = slab_of(word);
-        let group = Slab::group(slab, group_number(word));
+        let group = Slab::group(slab_of(word), group_number(word));
         let bits = word.as_ref().take();
-        let returned = bits & Group::in_use(group);
-        let was_full = returned != 0 && Group::is_sealed(group);
-        if was_full {
-            Slab::set_sealed(slab, false);
-        }
-        if returned != 0 {
-            let words = group.as_ptr();
-            let taken = (*words).taken.load(Relaxed) & !returned;
-            (*words).taken.store(taken, Relaxed);
-            if taken == 0 {
-                Slab::group_emptied(slab);
-            }
-        }
-        Collected {
-            freed: returned.count_ones() as usize,
-            doubles: bits & !returned,
-            was_full,
-            now_empty: Slab::is_idle(slab),
-        }
+        let freed = bits & Group::in_use(group);
+        let before = Group::free_many(group, freed);
+        Collected { group, freed, doubles: bits & !freed, was_full: before == 0 && freed != 0 }
     }
 }
 

@@ -10,10 +10,7 @@
 //! `layout` puts the three on separate cache lines.
 //!
 //! # Invariants
-//! - S1: `busy_groups` is the number of groups of which an object is taken. (`Slab::check`,
-//!   O(groups); with G1 of `group`.)
-//! - S2: the cursor is the number of a group; only that group has objects set aside.
-//! - S3: a slab is released only when [`Slab::quiescent`]: nobody holds an object, no free is
+//! - S1: a slab is released only when [`Slab::quiescent`]: nobody holds an object, no free is
 //!   pending, and hence nobody is between publishing and pushing.
 //!
 //! An object whose remote free waits to be collected counts as in use.
@@ -21,12 +18,12 @@
 use core::ptr::NonNull;
 
 use super::class_table::objects_in;
-use super::group::{Group, GroupFree};
+use super::group::Group;
 use super::layout::{DescriptorLayout, GROUP_BYTES, GROUP_OBJECTS, HEADER_BYTES, LINE, line_tag};
 use super::object_index::ObjectIndex;
 use super::remote_word::{REMOTE_BYTES, RemoteWord};
 use super::size_class::SizeClass;
-use crate::sync::atomic::{AtomicU8, AtomicU16, Ordering::Relaxed};
+use crate::sync::atomic::AtomicU8;
 use crate::units::Misuse;
 
 /// Where a slab's pages lie. Kept for the layer that made the slab, which alone reads it.
@@ -58,9 +55,7 @@ pub(crate) struct Slab {
     pub(super) owner: u16,
     pub(super) remote_at: u16,
     pub(super) groups_at: u16,
-    // The owner's.
-    pub(super) busy_groups: AtomicU16,
-    pub(super) cursor: AtomicU16,
+    /// Its owner's.
     pub(super) state: AtomicU8,
     pub(super) class: SizeClass,
     pub(super) in_band: bool,
@@ -120,8 +115,6 @@ impl Slab {
                 owner,
                 remote_at: layout.remote_at as u16,
                 groups_at: layout.groups_at as u16,
-                busy_groups: AtomicU16::new(0),
-                cursor: AtomicU16::new(0),
                 state: AtomicU8::new(0),
                 class,
                 in_band: place.in_band,
@@ -132,100 +125,39 @@ impl Slab {
                 remote.write(RemoteWord::new(line_tag(offset)));
                 let offset = layout.groups_at + number * GROUP_BYTES;
                 let base = objects.wrapping_byte_add(number * GROUP_OBJECTS * class.size());
-                at.byte_add(offset).cast::<Group>().write(Group::new(base, class, offset));
+                let count = object_count.saturating_sub(number * GROUP_OBJECTS).min(GROUP_OBJECTS);
+                let group = slab.byte_add(offset).cast();
+                if !Group::format(group, base, count, class, offset) {
+                    return None;
+                }
             }
         }
         Some(slab)
     }
 
-    /// Takes a free object: from the cursor's group, or from the next one that has any. `None` if
-    /// none is free locally.
-    ///
-    /// # Complexity
-    /// O(1), or O(groups) when the group is used up.
-    ///
-    /// # Safety
-    /// - The caller is the owner, and the slab is not sealed.
-    #[inline]
-    pub(crate) unsafe fn alloc(slab: NonNull<Self>) -> Option<NonNull<u8>> {
-        // SAFETY: passed on; the cursor is the number of a group (S2).
-        unsafe {
-            let cursor = usize::from((*slab.as_ptr()).cursor.load(Relaxed));
-            if let Some(object) = Group::alloc(Self::group(slab, cursor)) {
-                return Some(object);
-            }
-            Self::refill(slab).map(|(object, _)| object)
-        }
-    }
-
-    /// Sets aside what is free in the next group that has any, the cursor's first, and hands out
-    /// one of it. `None` if no object is free.
+    /// Takes a free object, for an owner who looks at one slab alone. `None` if none is free.
     ///
     /// # Complexity
     /// O(groups): at most eight up to 4 KiB pages (64-bit).
     ///
     /// # Safety
-    /// - The caller is the owner, the slab is not sealed, and the cursor's group has nothing set
-    ///   aside.
-    #[inline(never)]
-    pub(crate) unsafe fn refill(slab: NonNull<Self>) -> Option<(NonNull<u8>, NonNull<Group>)> {
-        // SAFETY: the owner reads and writes the words of the groups that exist.
+    /// - The caller is the owner.
+    pub(crate) unsafe fn alloc(slab: NonNull<Self>) -> Option<NonNull<u8>> {
+        // SAFETY: the owner's groups, which exist.
+        unsafe { Self::groups(slab).find_map(|group| Group::alloc(group)) }
+            .map(|(object, _)| object)
+    }
+
+    /// All groups that have objects.
+    ///
+    /// # Safety
+    /// - The slab is kept alive while the iterator is used.
+    #[inline]
+    pub(crate) unsafe fn groups(slab: NonNull<Self>) -> impl Iterator<Item = NonNull<Group>> {
+        // SAFETY: alive (condition); the groups are those that exist.
         unsafe {
-            let this = slab.as_ptr();
             let count = Self::group_count(slab);
-            let mut number = usize::from((*this).cursor.load(Relaxed));
-            for _ in 0..count {
-                let group = Self::group(slab, number);
-                let words = group.as_ptr();
-                let taken = (*words).taken.load(Relaxed);
-                let free = !taken & Self::valid_bits(slab, number);
-                if free != 0 {
-                    if taken == 0 {
-                        let busy = &(*this).busy_groups;
-                        busy.store(busy.load(Relaxed).wrapping_add(1), Relaxed);
-                    }
-                    (*words).taken.store(taken | free, Relaxed);
-                    (*this).cursor.store(number as u16, Relaxed);
-                    return Some((Group::hand_out(group, free), group));
-                }
-                number = if number + 1 == count { 0 } else { number + 1 };
-            }
-        }
-        None
-    }
-
-    /// Takes back what is set aside: for a slab that is no longer allocated from.
-    ///
-    /// # Safety
-    /// - The caller is the owner, and the slab is not sealed.
-    pub(crate) unsafe fn put_back(slab: NonNull<Self>) {
-        // SAFETY: the owner's words; only the cursor's group has objects set aside (S2).
-        unsafe {
-            let cursor = usize::from((*slab.as_ptr()).cursor.load(Relaxed));
-            let words = Self::group(slab, cursor).as_ptr();
-            let ready = (*words).ready.load(Relaxed);
-            if ready != 0 {
-                let taken = (*words).taken.load(Relaxed) & !ready;
-                (*words).ready.store(0, Relaxed);
-                (*words).taken.store(taken, Relaxed);
-                if taken == 0 {
-                    Self::group_emptied(slab);
-                }
-            }
-        }
-    }
-
-    /// Records that nothing of a group is taken any more; `true` if that empties the slab.
-    ///
-    /// # Safety
-    /// - The caller is the owner, and just emptied a group.
-    pub(crate) unsafe fn group_emptied(slab: NonNull<Self>) -> bool {
-        // SAFETY: alive, and the field is the owner's.
-        unsafe {
-            let busy = &(*slab.as_ptr()).busy_groups;
-            let left = busy.load(Relaxed).wrapping_sub(1);
-            busy.store(left, Relaxed);
-            left == 0
+            (0..count).map(move |number| Self::group(slab, number))
         }
     }
 
@@ -245,28 +177,20 @@ impl Slab {
         }
     }
 
-    /// Gives an object back, for an owner who looks at one slab alone; the owner counts emptied
-    /// groups. An object that is free already is a double free, and nothing changes.
+    /// Gives an object back, for an owner who looks at one slab alone. An object that is free
+    /// already is a double free, and nothing changes.
     ///
     /// A remote free of the same object that still waits lies on another cache line and is not
     /// looked at: it is reported when it is collected.
     ///
     /// # Safety
     /// - The caller is the owner; `index` came from [`index_of`](Self::index_of) of this slab,
-    ///   which is not sealed.
-    #[inline]
+    ///   none of whose groups is on a list.
     pub(crate) unsafe fn free_local(slab: NonNull<Self>, index: ObjectIndex) -> Result<(), Misuse> {
         // SAFETY: the owner may write its words; the index is below the object count, so its
         // group exists.
-        match unsafe { Group::free(Self::group(slab, index.group()), index) } {
-            GroupFree::Done => Ok(()),
-            GroupFree::Emptied => {
-                // SAFETY: the owner's.
-                unsafe { Self::group_emptied(slab) };
-                Ok(())
-            }
-            GroupFree::Refused => Err(Misuse::DoubleFree),
-        }
+        let freed = unsafe { Group::free(Self::group(slab, index.group()), index) };
+        freed.map(|_| ()).ok_or(Misuse::DoubleFree)
     }
 
     /// The group of that number.
@@ -292,20 +216,6 @@ impl Slab {
         unsafe {
             let at = usize::from((*slab.as_ptr()).remote_at) + number * REMOTE_BYTES;
             slab.byte_add(at).cast()
-        }
-    }
-
-    /// The bits of a group's word that stand for objects.
-    ///
-    /// # Safety
-    /// - The slab is kept alive, and `number` is below the group count.
-    #[inline]
-    pub(crate) unsafe fn valid_bits(slab: NonNull<Self>, number: usize) -> usize {
-        // SAFETY: passed on.
-        let count = unsafe { Self::object_count(slab) };
-        match count.saturating_sub(number * GROUP_OBJECTS) {
-            rest if rest < GROUP_OBJECTS => (1 << rest) - 1,
-            _ => usize::MAX,
         }
     }
 }

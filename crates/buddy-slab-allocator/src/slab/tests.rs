@@ -38,11 +38,10 @@ impl Drop for Memory {
     }
 }
 
-/// A slab with its descriptor out of band.
+/// A slab with its descriptor behind its pages.
 struct Fixture {
     slab: NonNull<Slab>,
-    _objects: Memory,
-    _descriptor: Memory,
+    _memory: Memory,
 }
 
 fn place(pages: u8) -> SlabPlace {
@@ -57,14 +56,14 @@ fn place(pages: u8) -> SlabPlace {
 fn fixture<const PAGE_SIZE: usize>(class: SizeClass) -> Fixture {
     let info = ClassTable::<PAGE_SIZE>::info(class);
     let bytes = usize::from(info.first.pages) * PAGE_SIZE;
-    let objects = Memory::new(bytes, PAGE_SIZE);
-    let descriptor = Memory::new(usize::from(info.first.descriptor_bytes), Slab::ALIGN);
-    // SAFETY: both are ours, and as large and aligned as asked.
+    let descriptor_bytes = usize::from(info.first.descriptor_bytes);
+    let memory = Memory::new(bytes + descriptor_bytes, PAGE_SIZE.max(Slab::ALIGN));
+    // SAFETY: all of it is ours; whole pages come first, so the descriptor is aligned behind them.
     let slab = unsafe {
-        let (at, first) = (descriptor.at.as_ptr(), objects.at.as_ptr());
+        let (at, first) = (memory.at.as_ptr().byte_add(bytes), memory.at.as_ptr());
         Slab::format(at, first, bytes, class, PAGE_SIZE, 3, place(info.first.pages)).unwrap()
     };
-    Fixture { slab, _objects: objects, _descriptor: descriptor }
+    Fixture { slab, _memory: memory }
 }
 
 /// Takes everything, gives back everything (even objects here, odd ones remotely), and checks
@@ -100,13 +99,12 @@ fn exercise<const PAGE_SIZE: usize>(class: SizeClass) {
             assert_eq!(Slab::index_of(slab, outside), Err(Misuse::Interior));
         }
         let inbox = Inbox::new();
-        let last = objects.len() - 1;
         for (i, object) in objects.iter().enumerate() {
             let index = Slab::index_of(slab, object.addr().get()).unwrap();
             assert!(Slab::is_live(slab, index));
             if i % 2 == 0 {
                 assert_eq!(Slab::free_local(slab, index), Ok(()));
-                assert_eq!(Slab::is_idle(slab), last == 0);
+                assert_eq!(Slab::is_empty(slab), objects.len() == 1);
                 assert_eq!(Slab::free_local(slab, index), Err(Misuse::DoubleFree));
             } else {
                 publish(slab, index, &inbox);
@@ -120,7 +118,7 @@ fn exercise<const PAGE_SIZE: usize>(class: SizeClass) {
             assert_eq!(Slab::remote_word(slab, group_number(group)), group);
             let collected = collect(group);
             assert_eq!((collected.doubles, collected.was_full), (0, false));
-            freed += collected.freed;
+            freed += collected.freed.count_ones() as usize;
         }
         assert_eq!(freed, objects.len() / 2);
         assert!(Slab::is_empty(slab) && Slab::quiescent(slab) && inbox.is_empty());
@@ -182,12 +180,11 @@ fn a_double_free_across_local_and_remote_is_seen_when_collected() {
         let index = Slab::index_of(slab, object.addr().get()).unwrap();
         publish(slab, index, &inbox);
         Slab::free_local(slab, index).unwrap();
-        Slab::put_back(slab);
-        assert!(Slab::is_idle(slab));
+        assert!(Slab::is_empty(slab));
         assert!(!Slab::quiescent(slab), "a pending bit keeps the slab");
         let collected: Vec<_> = inbox.take_all().map(|group| collect(group)).collect();
-        let expected =
-            Collected { freed: 0, doubles: index.mask(), was_full: false, now_empty: true };
+        let group = Slab::group(slab, 0);
+        let expected = Collected { group, freed: 0, doubles: index.mask(), was_full: false };
         assert_eq!(collected, [expected]);
         assert!(Slab::quiescent(slab));
         Slab::check(slab);
@@ -273,19 +270,12 @@ fn against_model<const PAGE_SIZE: usize>(class: SizeClass, steps: &[Step]) {
                     pending.insert(index);
                 }
                 Step::Collect => {
-                    // An owner that finds its slab full seals it.
-                    if was_full {
-                        Slab::set_sealed(slab, true);
-                    }
-                    let (mut freed, mut filled) = (0, was_full);
-                    for group in inbox.take_all() {
-                        let collected = collect(group);
-                        assert_eq!((collected.doubles, collected.was_full), (0, filled));
-                        filled = false;
-                        freed += collected.freed;
-                    }
-                    if filled {
-                        Slab::set_sealed(slab, false);
+                    let mut freed = 0;
+                    for word in inbox.take_all() {
+                        let full = Group::free_bits(Slab::group(slab, group_number(word))) == 0;
+                        let collected = collect(word);
+                        assert_eq!((collected.doubles, collected.was_full), (0, full));
+                        freed += collected.freed.count_ones() as usize;
                     }
                     assert_eq!(freed, pending.len());
                     free.append(&mut pending);

@@ -23,19 +23,17 @@ pub(crate) mod atomic {
     pub(crate) use core::sync::atomic::compiler_fence;
     #[cfg(all(not(loom), target_has_atomic = "ptr"))]
     pub(crate) use core::sync::atomic::{
-        AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
-        compiler_fence, fence,
+        AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, compiler_fence, fence,
     };
     #[cfg(loom)]
     pub(crate) use loom::sync::atomic::{
-        AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering, fence,
+        AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, Ordering, fence,
     };
     #[cfg(all(not(loom), not(target_has_atomic = "ptr")))]
     pub(crate) use {
         core::sync::atomic::Ordering,
         portable_atomic::{
-            AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, compiler_fence,
-            fence,
+            AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize, compiler_fence, fence,
         },
     };
 }

@@ -1,0 +1,188 @@
+//! What a heap can allocate of one class: the groups of its slabs of which something is free.
+//!
+//! They form a list through their links. Objects come from the *first* one until nothing of it is
+//! free; it leaves the list then. A group that was full and gets an object back becomes the first:
+//! what was used last is used next. Nothing else is known of a slab, so nothing is inferred from
+//! counters, and nothing is searched.
+//!
+//! A slab is empty when all its groups are idle (every object free). That is looked at when a
+//! group becomes idle that is not the first one, and when an idle one stops being the first. One
+//! empty slab a class is kept (`warm`), besides the one that the first group belongs to.
+//!
+//! # Invariants
+//! - F1: the list holds exactly the groups of this heap and class of which an object is free.
+//! - F2: `prev` of each but the first leads back, `next` of the last to the empty group.
+//! - F3: `warm` is a slab of this heap and class that was empty once, or nothing.
+
+use core::ptr::NonNull;
+
+use crate::slab::{Group, GroupFree, SizeClass, Slab};
+
+/// What a heap has of one class: two words.
+pub(super) struct FreeGroups {
+    first: NonNull<Group>,
+    warm: Option<NonNull<Slab>>,
+}
+
+/// The caller of all functions owns all groups in the list.
+impl FreeGroups {
+    pub(super) const fn new() -> Self {
+        Self { first: Group::empty(), warm: None }
+    }
+
+    /// Takes an object; `None` if there is none. O(1).
+    #[inline(always)]
+    pub(super) fn alloc(&mut self) -> Option<NonNull<u8>> {
+        // SAFETY: the first group is the caller's, or the empty one.
+        unsafe {
+            let first = self.first;
+            let (object, last) = Group::alloc(first)?;
+            if last {
+                self.first = Group::next(first);
+            }
+            Some(object)
+        }
+    }
+
+    /// Frees the object of `class` at `addr` into the first group, if it belongs there. O(1).
+    #[inline(always)]
+    pub(super) fn free_into_first(&mut self, class: SizeClass, addr: usize) -> bool {
+        // SAFETY: the first group is the caller's and of this class, or the empty one.
+        unsafe { Group::free_at(self.first, class, addr) }
+    }
+
+    /// The first group.
+    #[inline(always)]
+    pub(super) fn first(&self) -> NonNull<Group> {
+        self.first
+    }
+
+    /// All groups of the list.
+    pub(super) fn all(&self) -> impl Iterator<Item = NonNull<Group>> {
+        let listed = |group: NonNull<Group>| (group != Group::empty()).then_some(group);
+        // SAFETY: alive, and the caller's.
+        core::iter::successors(listed(self.first), move |group| unsafe {
+            listed(Group::next(*group))
+        })
+    }
+
+    /// Makes a group the first. Says which one was, if that is idle: [`settle`](Self::settle)
+    /// wants to know its slab.
+    ///
+    /// # Safety
+    /// - `group` is the caller's, of this class, on no list, and something of it is free.
+    #[inline(always)]
+    pub(super) unsafe fn push(&mut self, group: NonNull<Group>) -> Option<NonNull<Group>> {
+        let second = self.first;
+        // SAFETY: both are the caller's; the empty group is only read.
+        unsafe {
+            Group::set_next(group, second);
+            self.first = group;
+            if second == Group::empty() {
+                return None;
+            }
+            Group::set_prev(second, group);
+            Group::is_idle(second).then_some(second)
+        }
+    }
+
+    /// Puts all groups of a new slab into the list.
+    ///
+    /// # Safety
+    /// - `slab` is the caller's, of this class, new, and the list is empty.
+    pub(super) unsafe fn insert(&mut self, slab: NonNull<Slab>) {
+        // SAFETY: the caller's word; every group has objects.
+        unsafe {
+            for number in (0..Slab::group_count(slab)).rev() {
+                self.push(Slab::group(slab, number));
+            }
+        }
+    }
+
+    /// Takes a slab whose groups are all on the list out of it. O(groups of the slab).
+    ///
+    /// # Safety
+    /// - Something of every group of `slab` is free, and it is the caller's.
+    pub(super) unsafe fn remove(&mut self, slab: NonNull<Slab>) {
+        if self.warm == Some(slab) {
+            self.warm = None;
+        }
+        // SAFETY: the groups are on this list (F1), and their neighbours are the caller's.
+        unsafe {
+            for group in Slab::groups(slab) {
+                let next = Group::next(group);
+                if group == self.first {
+                    self.first = next;
+                } else {
+                    let prev = Group::prev(group);
+                    Group::set_next(prev, next);
+                    if next != Group::empty() {
+                        Group::set_prev(next, prev);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A group of `slab` became idle, or stopped being the first while it was. If that leaves an
+    /// empty slab too many, it is named: the caller releases it, or leaves it. O(groups of two
+    /// slabs).
+    ///
+    /// # Safety
+    /// - `slab` is the caller's, and of this class.
+    pub(super) unsafe fn settle(&mut self, slab: NonNull<Slab>) -> Option<NonNull<Slab>> {
+        // SAFETY: the caller's word, and F3.
+        unsafe {
+            if !Slab::is_empty(slab) || Slab::has_group(slab, self.first) {
+                return None;
+            }
+            match self.warm {
+                Some(warm) if warm != slab && Slab::is_empty(warm) => Some(slab),
+                _ => {
+                    self.warm = Some(slab);
+                    None
+                }
+            }
+        }
+    }
+
+    /// [`settle`](Self::settle) for the end of a free: whether there is anything to release.
+    ///
+    /// # Safety
+    /// - `idle` is a group of the caller's, and of this class.
+    #[cold]
+    #[inline(never)]
+    pub(super) unsafe fn look_at(&mut self, idle: NonNull<Group>) -> GroupFree {
+        // SAFETY: the caller's word.
+        match unsafe { self.settle(Slab::of_group(idle)) } {
+            Some(_) => GroupFree::Emptied,
+            None => GroupFree::Done,
+        }
+    }
+
+    /// The first slab in the list all of whose groups are idle, from a group on, and the group
+    /// behind all of its own that follow. O(groups in the list).
+    ///
+    /// # Safety
+    /// - `from` is on the list, or the empty group.
+    pub(super) unsafe fn next_empty(
+        &self,
+        mut from: NonNull<Group>,
+    ) -> Option<(NonNull<Slab>, NonNull<Group>)> {
+        // SAFETY: the groups of the list are alive, and the caller's.
+        unsafe {
+            while from != Group::empty() {
+                let slab = Slab::of_group(from);
+                from = Group::next(from);
+                if !Slab::is_empty(slab) {
+                    continue;
+                }
+                while from != Group::empty() && Slab::has_group(slab, from) {
+                    from = Group::next(from);
+                }
+                return Some((slab, from));
+            }
+        }
+        None
+    }
+}
