@@ -12,11 +12,15 @@
 //! # Invariants
 //! - F1: the list holds exactly the groups of this heap and class of which an object is free.
 //! - F2: `prev` of each but the first leads back, `next` of the last to the empty group.
-//! - F3: `warm` is a slab of this heap and class that was empty once, or nothing.
+//! - F3: `warm` is a slab of this heap and class that was empty once, or nothing. Its state says so,
+//!   which keeps a CPU out of memory from releasing it over its owner's head (`percpu::steal`).
 
 use core::ptr::NonNull;
 
 use crate::slab::{Group, GroupFree, SizeClass, Slab};
+
+/// The state of no other slab than the one that `warm` names.
+pub(super) const WARM: u8 = 1;
 
 /// What a heap has of one class: two words.
 pub(super) struct FreeGroups {
@@ -28,6 +32,12 @@ pub(super) struct FreeGroups {
 impl FreeGroups {
     pub(super) const fn new() -> Self {
         Self { first: Group::empty(), warm: None }
+    }
+
+    /// How many pages the slab has that was empty last.
+    pub(super) fn warm_pages(&self) -> usize {
+        // SAFETY: F3.
+        self.warm.map_or(0, |warm| usize::from(unsafe { Slab::place(warm) }.page_count))
     }
 
     /// Takes an object; `None` if there is none. O(1).
@@ -105,7 +115,8 @@ impl FreeGroups {
     /// - Something of every group of `slab` is free, and it is the caller's.
     pub(super) unsafe fn remove(&mut self, slab: NonNull<Slab>) {
         if self.warm == Some(slab) {
-            self.warm = None;
+            // SAFETY: the caller's.
+            unsafe { self.set_warm(None) };
         }
         // SAFETY: the groups are on this list (F1), and their neighbours are the caller's.
         unsafe {
@@ -124,25 +135,42 @@ impl FreeGroups {
         }
     }
 
+    /// # Safety
+    /// - `slab` is the caller's, and of this class.
+    unsafe fn set_warm(&mut self, slab: Option<NonNull<Slab>>) {
+        // SAFETY: both are the caller's (F3).
+        unsafe {
+            if let Some(warm) = self.warm {
+                Slab::set_state(warm, 0);
+            }
+            if let Some(slab) = slab {
+                Slab::set_state(slab, WARM);
+            }
+        }
+        self.warm = slab;
+    }
+
     /// A group of `slab` became idle, or stopped being the first while it was. If that leaves an
-    /// empty slab too many, it is named: the caller releases it, or leaves it. O(groups of two
-    /// slabs).
+    /// empty slab too many, the one to be released is named, and nothing else happens; once it is
+    /// gone, this is to be called again. O(groups of two slabs).
     ///
     /// # Safety
     /// - `slab` is the caller's, and of this class.
     pub(super) unsafe fn settle(&mut self, slab: NonNull<Slab>) -> Option<NonNull<Slab>> {
         // SAFETY: the caller's word, and F3.
         unsafe {
-            if !Slab::is_empty(slab) || Slab::has_group(slab, self.first) {
+            let surplus = |slab| Slab::is_empty(slab) && !Slab::has_group(slab, self.first);
+            if !surplus(slab) {
                 return None;
             }
-            match self.warm {
-                Some(warm) if warm != slab && Slab::is_empty(warm) => Some(slab),
-                _ => {
-                    self.warm = Some(slab);
-                    None
-                }
-            }
+            let other = self.warm.filter(|warm| *warm != slab && surplus(*warm));
+            let Some(warm) = other else {
+                self.set_warm(Some(slab));
+                return None;
+            };
+            // The longer one serves more before another has to be made.
+            let longer = Slab::object_count(slab) > Slab::object_count(warm);
+            Some(if longer { warm } else { slab })
         }
     }
 

@@ -119,8 +119,10 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             let groups = &mut self.classes[Slab::class(slab).index()];
             if let Some(surplus) = groups.settle(slab)
                 && Slab::quiescent(surplus)
+                && Self::release_listed(groups, surplus, env)
+                && surplus != slab
             {
-                Self::release_listed(groups, surplus, env);
+                groups.settle(slab);
             }
         }
     }

@@ -25,7 +25,10 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     ) -> Result<NonNull<Slab>, PageError> {
         let info = ClassTable::<PAGE_SIZE>::info(class);
         let (owned, ..) = env.heaps.totals(class).get();
-        let cut = if owned < FIRST_SLABS { info.first } else { info.grown };
+        // Where a long one is kept there were many not long ago.
+        let kept_pages = self.classes[class.index()].warm_pages();
+        let few = owned < FIRST_SLABS && kept_pages <= usize::from(info.first.pages);
+        let cut = if few { info.first } else { info.grown };
         let mut pages = usize::from(cut.pages);
         let min_pages = usize::from(info.min_pages).max(1);
         let mut error;

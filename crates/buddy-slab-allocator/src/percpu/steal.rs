@@ -9,10 +9,11 @@
 //! altogether: nothing of it is free, so it is on no list, and the owner only comes back to it by
 //! collecting. (The last thing that the owner did to each group was to hand out an object that was
 //! published since.) What stays behind are slabs of which some object is still in use or was freed
-//! by the owner itself.
+//! by the owner itself, and the one of each class that the owner names *warm* (its state says so).
 
 use core::ptr::NonNull;
 
+use super::free_groups::WARM;
 use super::{Env, Heap, Local};
 use crate::slab::{self, Inbox, SizeClass, Slab};
 use crate::sync::RawLock;
@@ -75,7 +76,7 @@ fn release_some<const PAGE_SIZE: usize, L: RawLock>(
             let slab = slab::slab_of(group);
             let place = held.iter_mut().find(|place| place.is_none_or(|held| held.slab == slab));
             if let Some(place) = place
-                && Slab::all_freed(slab)
+                && Slab::all_freed(slab, WARM)
             {
                 let groups = place.map_or(0, |held| held.groups) + 1;
                 *place = Some(Held { slab, groups });

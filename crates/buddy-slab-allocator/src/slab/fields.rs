@@ -8,7 +8,7 @@ use super::layout::GROUP_OBJECTS;
 use super::object_index::ObjectIndex;
 use super::size_class::SizeClass;
 use super::slab::{Slab, SlabPlace};
-use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Every function wants a slab that is formatted and not released; those that say *owner* are
 /// for its owner only.
@@ -179,25 +179,29 @@ impl Slab {
         unsafe { (*slab.as_ptr()).state.load(Relaxed) }
     }
 
-    /// Sets the owner's tag.
+    /// Sets the owner's tag. Whoever sees it by [`all_freed`](Self::all_freed) also sees what the
+    /// owner did before.
     ///
     /// # Safety
     /// - The caller is the owner.
-    #[inline(always)]
+    #[inline]
     pub(crate) unsafe fn set_state(slab: NonNull<Self>, state: u8) {
         // SAFETY: alive, and the field is atomic.
-        unsafe { (*slab.as_ptr()).state.store(state, Relaxed) }
+        unsafe { (*slab.as_ptr()).state.store(state, Release) }
     }
 
-    /// Whether every object waits in the remote words; the owner then has nothing to do with the
-    /// slab but to collect it: each of them was handed out after the owner's last look at its
-    /// group, and published after that.
+    /// Whether every object waits in the remote words, and the owner's tag is not `state`; the owner
+    /// then has nothing to do with the slab but to collect it: each object was handed out after the
+    /// owner's last look at its group, and published after that.
     ///
     /// # Safety
     /// - The slab is kept alive.
-    pub(crate) unsafe fn all_freed(slab: NonNull<Self>) -> bool {
+    pub(crate) unsafe fn all_freed(slab: NonNull<Self>, state: u8) -> bool {
         // SAFETY: alive, and the words are atomic; the groups are those that exist.
         unsafe {
+            if (*slab.as_ptr()).state.load(Acquire) == state {
+                return false;
+            }
             let pending = |number| Self::remote_word(slab, number).as_ref().pending().count_ones();
             let pending: u32 = (0..Self::group_count(slab)).map(pending).sum();
             // Full too, or a double free is pending.
