@@ -10,6 +10,9 @@ use super::{PageCore, PageRef, Wait};
 use crate::sync::{Guard, RawLock};
 use crate::units::{NodeId, Order, Pfn, Zone};
 
+/// How many blocks go back to their section together.
+const AT_ONCE: usize = if usize::BITS >= 64 { 64 } else { 8 };
+
 /// A block that somebody owns: where it begins, and where the metadata of its first page is. As
 /// much as it takes to hand it out, without a look at its section.
 ///
@@ -256,10 +259,16 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                 unsafe {
                     let table = node.table();
                     Self::edit(node, table, section, || {
-                        let first = |index: usize| section.pfn_of(here[index].addr());
-                        section.free_evenly(order, here.len(), |index| {
-                            first(index).unwrap_or(Pfn::ZERO)
-                        });
+                        let mut pfns = [Pfn::ZERO; AT_ONCE];
+                        for blocks in here.chunks(AT_ONCE) {
+                            let mut count = 0;
+                            for (pfn, block) in pfns.iter_mut().zip(blocks) {
+                                let Some(first) = section.pfn_of(block.addr()) else { break };
+                                *pfn = first;
+                                count += 1;
+                            }
+                            section.free_evenly(order, &mut pfns[..count]);
+                        }
                     });
                 }
             } else {

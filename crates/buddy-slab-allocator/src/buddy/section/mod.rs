@@ -32,6 +32,7 @@ mod join;
 mod layout;
 mod limit;
 mod lists;
+mod prefetch;
 mod run_exchange;
 mod run_take;
 mod runs;
