@@ -24,7 +24,7 @@ const MOST_BYTES: usize = 2 << 20;
 
 /// How many blocks a refill of each list asks for, and at once a drain gives back.
 #[cfg(target_pointer_width = "64")]
-const BATCH: [usize; LISTS] = [64, 32, 16, 8, 8, 8, 4, 4, 2, 2];
+const BATCH: [usize; LISTS] = [64, 24, 16, 8, 8, 7, 4, 4, 2, 2];
 #[cfg(not(target_pointer_width = "64"))]
 const BATCH: [usize; LISTS] = [2, 1, 1, 1];
 

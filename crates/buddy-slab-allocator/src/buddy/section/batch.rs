@@ -195,10 +195,8 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     }
 
     /// Puts the blocks first whose buddy is free now, tells how many these are, and fetches what
-    /// unlinking the buddies will touch. Without a branch that depends on it.
-    ///
-    /// # Panics
-    /// Never. (Blocks are below the size of a carve block, which has all its metadata.)
+    /// unlinking the buddies will touch. Without a branch that depends on it. (The blocks are below
+    /// the size of a carve block, which has all its metadata.)
     #[inline(always)]
     fn sort_by_buddy(&self, blocks: &mut [Pfn], order: Order, zone: Zone) -> usize {
         let last = self.pages as u32 - 1;
