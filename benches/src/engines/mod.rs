@@ -37,6 +37,7 @@ mod floor;
 mod hosted_peers;
 mod locked_peers;
 mod ours;
+mod page_floor;
 pub mod pages;
 mod timed;
 

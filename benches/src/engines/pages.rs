@@ -1,10 +1,12 @@
 //! Engines that hand out pages: ours by address and by owning handle, and those that others have.
 
+use std::hint::black_box;
 use std::sync::Once;
 
 use buddy_slab_allocator::{GlobalAllocator, PageBlock, PageOptions};
 use buddy_system_allocator::LockedFrameAllocator;
 
+use super::page_floor::Arrays;
 use super::{Role, region};
 use crate::platforms::{CPU_COUNT, HOST, Pinned, Thread};
 
@@ -25,6 +27,12 @@ pub trait Pages: 'static {
 
     /// Takes them back.
     fn free(block: Self::Block, order: usize);
+
+    /// The block, of which the compiler knows no more than that it is one.
+    #[inline(always)]
+    fn opaque(block: Self::Block) -> Self::Block {
+        black_box(block)
+    }
 }
 
 /// An engine over a static heap: by address.
@@ -86,6 +94,15 @@ macro_rules! by_handle {
             fn free(block: Self::Block, _: usize) {
                 drop(block);
             }
+
+            // The address is known to somebody else, which is enough. Both words of the handle
+            // through memory would be written one by one and read back at once, and such a load
+            // waits for the stores: 4 ns that have nothing to do with pages.
+            #[inline(always)]
+            fn opaque(block: Self::Block) -> Self::Block {
+                black_box(block.as_ptr());
+                block
+            }
         }
     };
 }
@@ -146,6 +163,11 @@ impl<P: Pages> Pages for TimedPages<P> {
     fn free(block: Self::Block, order: usize) {
         super::timed::timed(|| P::free(block, order));
     }
+
+    #[inline(always)]
+    fn opaque(block: Self::Block) -> Self::Block {
+        P::opaque(block)
+    }
 }
 
 /// What is done with an engine once its name is known.
@@ -195,4 +217,6 @@ page_engines! {
     Locked: LockedAddress, "locked", Ours;
     Old: OldAddress, "0.3.0", Peer;
     Frames: Frames, "buddy_system_allocator", Peer;
+    Floor: Arrays<false>, "floor", Floor;
+    FloorClaim: Arrays<true>, "floor-claim", Floor;
 }

@@ -1,7 +1,5 @@
 //! Pages.
 
-use std::hint::black_box;
-
 use fastrand::Rng;
 
 use super::{PageWorkload, Round, Scale};
@@ -13,9 +11,11 @@ const PAIRS: usize = 20_000;
 /// Pages of the large workloads: 1 GiB.
 const BULK: usize = 1 << 18;
 
+/// (Inlined, so that an order that is a constant stays one.)
+#[inline(always)]
 fn alloc<P: Pages>(order: usize) -> P::Block {
     match P::alloc(order) {
-        Some(block) => black_box(block),
+        Some(block) => P::opaque(block),
         None => panic!("out of pages"),
     }
 }

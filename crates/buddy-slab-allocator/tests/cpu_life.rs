@@ -142,7 +142,7 @@ fn withheld_bound() -> usize {
 fn what_a_running_pinned_cpu_withholds_is_bounded_and_the_hook_gets_it_back() {
     let heap = common::pinned(64 * MIB, 3);
     let (listed, cached) = if usize::BITS >= 64 {
-        (2 * (4 * 64 + 3 * 128 + 2 * 256 + 2 * 512), (8 << 20) / PAGE)
+        (2 * (3 * 64 + 48 + 128 + 224 + 256 + 4 * 512), (8 << 20) / PAGE)
     } else {
         (2 * (2 + 2 + 4 + 512), (256 << 10) / PAGE)
     };

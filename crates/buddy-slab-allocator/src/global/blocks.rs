@@ -3,7 +3,7 @@
 
 use super::GlobalAllocator;
 use super::pages::{PageOptions, refusal};
-use super::session::{Own, Session};
+use super::session::Session;
 use crate::buddy::{KeptPage, Kind, PageError, PageRef};
 use crate::error::{AllocError, AllocResult};
 use crate::percpu::{ListIndex, PageLists};
@@ -21,7 +21,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         kind: Kind,
     ) -> AllocResult<PageRef<'_, PAGE_SIZE>> {
         if Self::is_plain(limit, options)
-            && let Some(page) = self.alloc_listed(count, align_order, kind)
+            && let Some(block) = self.alloc_listed(count, align_order, kind)
+            && let Some(page) = self.core.page_of(block)
         {
             return Ok(page);
         }
@@ -29,8 +30,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// Whether any pages of any node will do, so that those at hand may serve.
-    #[inline]
-    fn is_plain(limit: PhysLimit, options: Option<&PageOptions>) -> bool {
+    #[inline(always)]
+    pub(super) fn is_plain(limit: PhysLimit, options: Option<&PageOptions>) -> bool {
         let plain = |options: &PageOptions| options.node.is_none() && !options.use_reserve;
         limit.is_none() && options.is_none_or(plain)
     }
@@ -49,13 +50,14 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         count: usize,
         align_order: Order,
         kind: Kind,
-    ) -> Option<PageRef<'_, PAGE_SIZE>> {
+    ) -> Option<KeptPage> {
         let list = Self::list_serving(count, align_order)?;
         let mut own = self.enter_fast_or_leave()?;
         let counts = own.heap().page_counts();
         let block = own.local().pages.pop(list, counts)?;
         // SAFETY: popped: this caller's alone.
-        Some(unsafe { hand_out(block, kind) })
+        unsafe { block.set_kind(kind) };
+        Some(block)
     }
 
     /// This CPU's list is empty, or there is none for the request.
@@ -81,9 +83,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                 local.pages.refill(list, &env);
                 local.pages.pop(list, env.page_counts)
             });
-            if let Some(block) = kept {
+            if let Some(block) = kept
+                && let Some(page) = self.core.page_of(block)
+            {
                 // SAFETY: popped: this caller's alone.
-                let page = unsafe { hand_out(block, kind) };
+                unsafe { page.set_kind(kind) };
                 drop(session);
                 self.restock();
                 return Ok(page);
@@ -150,90 +154,50 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ///
     /// # Safety
     /// - `page` heads a block of `count` pages that the caller has claimed: it is `Cached`.
-    #[inline(always)]
+    #[inline(never)]
     pub(super) unsafe fn free_block(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
-        if let Some(list) = Self::list_of(page, count)
-            && let Some(mut own) = self.enter_fast_or_leave()
-        {
-            let counts = own.heap().page_counts();
-            // SAFETY: the caller's (condition), naturally aligned, of the list's size.
-            if unsafe { !own.local().pages.push(list, page, counts) } {
-                // SAFETY: the same.
-                unsafe { self.free_block_full(own, list, page) }
-            }
-            return;
-        }
-        // SAFETY: the same condition.
-        unsafe { self.free_block_slow(page, count) }
-    }
-
-    /// [`free_block`](Self::free_block) for callers that seldom get there.
-    ///
-    /// # Safety
-    /// - As for `free_block`.
-    #[inline(never)]
-    pub(super) unsafe fn free_block_of(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
-        // SAFETY: the same condition.
-        unsafe { self.free_block(page, count) }
-    }
-
-    /// The list on which a block goes when it is freed.
-    #[inline(always)]
-    fn list_of(page: PageRef<'_, PAGE_SIZE>, count: usize) -> Option<ListIndex> {
-        let list = PageLists::<PAGE_SIZE>::list_for(count)?;
-        (page.addr() & (count * PAGE_SIZE - 1) == 0).then_some(list)
-    }
-
-    /// The list has no room.
-    ///
-    /// # Safety
-    /// - `page` heads a claimed block for this list.
-    #[cold]
-    #[inline(never)]
-    unsafe fn free_block_full(
-        &self,
-        mut own: Own<'_, PAGE_SIZE, P>,
-        list: ListIndex,
-        page: PageRef<'_, PAGE_SIZE>,
-    ) {
-        let env = own.env();
-        // SAFETY: the condition.
-        unsafe { own.local().pages.push_full(list, page, &env) }
-    }
-
-    /// # Safety
-    /// - As for `free_block`.
-    #[inline(never)]
-    unsafe fn free_block_slow(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
         // SAFETY: the same condition.
         unsafe {
             let Some(mut session) = self.enter_own() else {
                 return self.core.push_deferred(page, count);
             };
-            if let Some(list) = Self::list_of(page, count) {
+            if let Some(list) = Self::list_of(page.addr(), count) {
                 let (local, env) = session.parts();
-                return local.pages.push_full(list, page, &env);
+                return local.pages.push_full(list, KeptPage::keep(page), &env);
             }
             if self.core.free(page, count, session.wait()).is_err() {
                 self.core.push_deferred(page, count);
             }
         }
     }
-}
 
-/// Marks a block from a page list, which has its count in its metadata, as handed out.
-///
-/// # Safety
-/// - The caller just took `block` off a list.
-#[inline(always)]
-pub(super) unsafe fn hand_out<'a, const PAGE_SIZE: usize>(
-    block: KeptPage<PAGE_SIZE>,
-    kind: Kind,
-) -> PageRef<'a, PAGE_SIZE> {
-    // SAFETY: the caller's alone (condition).
-    unsafe {
-        let page = block.page();
-        page.set_kind(kind);
-        page
+    /// The list on which a block goes when it is freed.
+    #[inline(always)]
+    fn list_of(addr: usize, count: usize) -> Option<ListIndex> {
+        let list = PageLists::<PAGE_SIZE>::list_for(count)?;
+        (addr & (count * PAGE_SIZE - 1) == 0).then_some(list)
+    }
+
+    /// Puts a block that `claim` makes the caller's on this CPU's list: the fast path of a free.
+    /// `false` if it would take more than that, or `claim` gets nothing; then nothing happened.
+    ///
+    /// # Safety
+    /// - What `claim` returns is the block of `count` pages at `addr`, `Cached`, and the caller's.
+    #[inline(always)]
+    pub(super) unsafe fn keep_listed(
+        &self,
+        addr: usize,
+        count: usize,
+        claim: impl FnOnce() -> Option<KeptPage>,
+    ) -> bool {
+        let Some(list) = Self::list_of(addr, count) else { return false };
+        // Room is made sure of before the claim: nothing waits for a claim that way but stores.
+        let Some(mut own) = self.enter_fast_or_leave() else { return false };
+        let counts = own.heap().page_counts();
+        let Some(vacancy) = own.local().pages.vacancy(list, counts) else { return false };
+        let Some(block) = claim() else { return false };
+        // SAFETY: claimed, naturally aligned, of the list's size.
+        unsafe { vacancy.fill(block) };
+        true
     }
 }

@@ -56,7 +56,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             }
         }
         // SAFETY: the same condition.
-        unsafe { self.free_block_of(page, count) }
+        unsafe { self.free_block(page, count) }
     }
 
     /// The pages for `layout`, for a caller that does not ask why there are none.

@@ -1,8 +1,7 @@
 //! Pages by address, as published, and with options.
 
 use super::GlobalAllocator;
-use super::blocks::hand_out;
-use crate::buddy::{Kind, PageError, PageRef};
+use crate::buddy::{KeptPage, Kind, PageError, PageRef};
 use crate::error::{AllocError, AllocResult};
 use crate::percpu::PageLists;
 use crate::platform::Platform;
@@ -47,11 +46,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// # Complexity
     /// O(1) from this CPU's page lists (powers of two up to 2 MiB); else O(`MAX_ORDER`) under
     /// the node's lock.
-    #[inline]
+    #[inline(always)]
     pub fn alloc_pages(&self, count: usize, align: usize) -> AllocResult<usize> {
         let align_order = Self::check_request(count, align)?;
-        if let Some(page) = self.alloc_listed(count, align_order, Kind::Pages) {
-            return Ok(page.ptr().as_ptr().expose_provenance());
+        if let Some(block) = self.alloc_listed(count, align_order, Kind::Pages) {
+            return Ok(block.ptr().as_ptr().expose_provenance());
         }
         self.alloc_pages_missed(count, align_order)
     }
@@ -123,16 +122,17 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ///
     /// # Complexity
     /// O(1) to this CPU's page lists, one compare-and-swap; else O(`MAX_ORDER`) under the lock.
-    #[inline]
+    #[inline(always)]
     pub fn dealloc_pages(&self, addr: usize, count: usize) {
-        match self.core.claim_fast(addr, count, Kind::Pages) {
-            // SAFETY: claimed: nobody else frees these pages.
-            Some(page) => unsafe { self.free_block(page, count) },
-            None => self.dealloc_pages_slow(addr, count),
+        let claim = || self.core.claim_fast(addr, count, Kind::Pages).map(KeptPage::keep);
+        // SAFETY: claimed: nobody else frees these pages.
+        if unsafe { !self.keep_listed(addr, count, claim) } {
+            self.dealloc_pages_slow(addr, count);
         }
     }
 
-    /// In another section, in a block that was never carved, or a mistake.
+    /// No list has room, the heap is not to be had at once, another section, a block that was never
+    /// carved, or a mistake.
     #[cold]
     #[inline(never)]
     fn dealloc_pages_slow(&self, addr: usize, count: usize) {
@@ -178,8 +178,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         for place in addrs {
             let Some(block) = lists.pop(list, counts) else { break };
             // SAFETY: popped: this caller's alone.
-            let page = unsafe { hand_out(block, Kind::Pages) };
-            *place = page.ptr().as_ptr().expose_provenance();
+            unsafe { block.set_kind(Kind::Pages) };
+            *place = block.ptr().as_ptr().expose_provenance();
             count += 1;
         }
         count
@@ -204,11 +204,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let counts = own.heap().page_counts();
         let lists = &mut own.local().pages;
         let mut count = 0;
-        for &addr in addrs.iter().take(lists.room(list, counts)) {
+        for &addr in addrs {
+            let Some(vacancy) = lists.vacancy(list, counts) else { break };
             let Some(page) = self.core.claim_fast(addr, 1, Kind::Pages) else { break };
             // SAFETY: claimed; a single page.
-            let kept = unsafe { lists.push(list, page, counts) };
-            debug_assert!(kept, "page list: as many as there was room for");
+            unsafe { vacancy.fill(KeptPage::keep(page)) };
             count += 1;
         }
         count
@@ -249,8 +249,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         resized.map_err(refusal)
     }
 
-    #[inline]
-    fn check_request(count: usize, align: usize) -> AllocResult<Order> {
+    #[inline(always)]
+    pub(super) fn check_request(count: usize, align: usize) -> AllocResult<Order> {
         let align = if align == 0 { PAGE_SIZE } else { align };
         if count == 0 || !align.is_power_of_two() || align < PAGE_SIZE {
             return Err(AllocError::InvalidParam);

@@ -24,7 +24,7 @@ const MOST_BYTES: usize = 2 << 20;
 
 /// How many blocks a refill of each list asks for, and at once a drain gives back.
 #[cfg(target_pointer_width = "64")]
-const BATCH: [usize; LISTS] = [64, 32, 16, 8, 8, 4, 2, 2, 1, 2];
+const BATCH: [usize; LISTS] = [64, 24, 16, 8, 8, 7, 4, 4, 2, 2];
 #[cfg(not(target_pointer_width = "64"))]
 const BATCH: [usize; LISTS] = [2, 1, 1, 1];
 
@@ -151,15 +151,36 @@ impl PageCounts {
     }
 }
 
+/// A place of a list for one more block.
+pub(crate) struct Vacancy<'a> {
+    place: &'a mut KeptPage,
+    list: ListIndex,
+    count: usize,
+    counts: &'a PageCounts,
+}
+
+impl Vacancy<'_> {
+    /// Keeps a block there.
+    ///
+    /// # Safety
+    /// - A naturally aligned, `Cached` block of the list's size which the caller owns.
+    #[inline(always)]
+    pub(crate) unsafe fn fill(self, block: KeptPage) {
+        // INVARIANT: the condition.
+        *self.place = block;
+        self.counts.set(self.list, self.count + 1);
+    }
+}
+
 /// The page lists of one heap. How much of each array is in use its [`PageCounts`] say.
 ///
 /// # Invariants
 /// - The first places of each list, as many as its count says, hold blocks that the heap owns, of
 ///   the list's order, naturally aligned.
 pub(crate) struct PageLists<const PAGE_SIZE: usize> {
-    places: [KeptPage<PAGE_SIZE>; START[LISTS]],
+    places: [KeptPage; START[LISTS]],
     /// What is left of a block that was cut for a request of another size.
-    remnant: KeptPage<PAGE_SIZE>,
+    remnant: KeptPage,
 }
 
 impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
@@ -167,59 +188,71 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
         Self { places: [KeptPage::NOTHING; START[LISTS]], remnant: KeptPage::NOTHING }
     }
 
+    /// For the orders below it there is a list of that number.
+    const DENSE: u32 = {
+        let mut list = 0;
+        while list < LISTS {
+            match order_of(list, PAGE_SIZE) {
+                Some(order) if order as usize == list => list += 1,
+                _ => break,
+            }
+        }
+        list as u32
+    };
+
+    /// The order of the last list, if that has one.
+    const LARGEST: Option<u32> = order_of(LISTS - 1, PAGE_SIZE);
+
     /// The list that serves blocks of exactly `count` pages, if one does.
     #[inline(always)]
     pub(crate) fn list_for(count: usize) -> Option<ListIndex> {
         if !count.is_power_of_two() {
             return None;
         }
+        // (No branch tells the orders apart where they have lists without a gap: which it is
+        // nobody can predict.)
         let order = count.trailing_zeros();
-        if order as usize <= ALWAYS {
-            return Some(ListIndex(order as u8));
+        if order < Self::DENSE {
+            Some(ListIndex(order as u8))
+        } else {
+            (Self::LARGEST == Some(order)).then_some(ListIndex(LISTS as u8 - 1))
         }
-        let list = (order as usize).min(LISTS - 1);
-        (order_of(list, PAGE_SIZE) == Some(order)).then_some(ListIndex(list as u8))
     }
 
     /// Takes the block on top, which is the caller's then. It stays `Cached` until the caller says
     /// what it becomes. O(1).
     #[inline(always)]
-    pub(crate) fn pop(
-        &mut self,
-        list: ListIndex,
-        counts: &PageCounts,
-    ) -> Option<KeptPage<PAGE_SIZE>> {
+    pub(crate) fn pop(&mut self, list: ListIndex, counts: &PageCounts) -> Option<KeptPage> {
         let top = counts.get(list).checked_sub(1)?;
         let block = *self.places.get(START[list.get()] + top)?;
         counts.set(list, top);
         Some(block)
     }
 
-    /// How many more blocks a list can keep.
-    pub(crate) fn room(&self, list: ListIndex, counts: &PageCounts) -> usize {
-        capacity(list.get()).saturating_sub(counts.get(list))
+    /// Where a list can keep one more block; `None` if it is full. O(1).
+    #[inline(always)]
+    pub(crate) fn vacancy<'a>(
+        &'a mut self,
+        list: ListIndex,
+        counts: &'a PageCounts,
+    ) -> Option<Vacancy<'a>> {
+        let count = counts.get(list);
+        if count >= capacity(list.get()) {
+            return None;
+        }
+        let place = self.places.get_mut(START[list.get()] + count)?;
+        Some(Vacancy { place, list, count, counts })
     }
 
     /// Keeps a block; `false` (and it is still the caller's) if the list is full. O(1).
     ///
     /// # Safety
-    /// - `page` heads a naturally aligned, `Cached` block of this list's size which the caller
-    ///   owns.
+    /// - A naturally aligned, `Cached` block of this list's size which the caller owns.
     #[inline(always)]
-    pub(crate) unsafe fn push(
-        &mut self,
-        list: ListIndex,
-        page: PageRef<'_, PAGE_SIZE>,
-        counts: &PageCounts,
-    ) -> bool {
-        let count = counts.get(list);
-        if count >= capacity(list.get()) {
-            return false;
-        }
-        let Some(place) = self.places.get_mut(START[list.get()] + count) else { return false };
-        // INVARIANT: the condition.
-        *place = KeptPage::keep(page);
-        counts.set(list, count + 1);
+    unsafe fn push(&mut self, list: ListIndex, block: KeptPage, counts: &PageCounts) -> bool {
+        let Some(vacancy) = self.vacancy(list, counts) else { return false };
+        // SAFETY: the same condition.
+        unsafe { vacancy.fill(block) };
         true
     }
 
@@ -231,14 +264,14 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
     pub(crate) unsafe fn push_full<L: RawLock>(
         &mut self,
         list: ListIndex,
-        page: PageRef<'_, PAGE_SIZE>,
+        block: KeptPage,
         env: &Env<'_, PAGE_SIZE, L>,
     ) {
         // SAFETY: the condition is the same.
         unsafe {
-            if !self.push(list, page, env.page_counts) {
+            if !self.push(list, block, env.page_counts) {
                 self.give_back(list, list.batch(), env);
-                let kept = self.push(list, page, env.page_counts);
+                let kept = self.push(list, block, env.page_counts);
                 debug_assert!(kept, "page list: a list that gave a batch back has room");
             }
         }
@@ -249,7 +282,7 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
     #[cold]
     pub(crate) fn refill<L: RawLock>(&mut self, list: ListIndex, env: &Env<'_, PAGE_SIZE, L>) {
         // A small heap is not emptied into one CPU's list.
-        let fair = env.core.free_pages() / (16 * list.order(PAGE_SIZE).pages());
+        let fair = env.core.free_pages() >> (4 + list.order(PAGE_SIZE).get());
         self.fetch(list, list.batch().min(fair).max(1), env);
     }
 
@@ -327,8 +360,8 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
             let list = ListIndex::all().find(fits)?;
             let block = self.pop(list, env.page_counts)?;
             self.defer_remnant(env);
-            // SAFETY: just taken off the list.
-            self.keep_remnant(unsafe { block.page() }, list.order(PAGE_SIZE).pages(), env);
+            // Just taken off the list: it is ours.
+            self.keep_remnant(env.core.page_of(block)?, list.order(PAGE_SIZE).pages(), env);
         }
         let (block, held) = self.take_remnant(env)?;
         let rest = held - count;
@@ -364,8 +397,8 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
     ) -> Option<(PageRef<'a, PAGE_SIZE>, usize)> {
         let count = env.page_counts.remnant.load(Ordering::Relaxed);
         env.page_counts.remnant.store(0, Ordering::Relaxed);
-        // SAFETY: with pages in it, it is one.
-        (count != 0).then(|| (unsafe { self.remnant.page() }, count))
+        // With pages in it, it is a block.
+        if count == 0 { None } else { Some((env.core.page_of(self.remnant)?, count)) }
     }
 
     fn defer_remnant<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
@@ -407,18 +440,18 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
             let start = START[list.get()];
             let order = list.order(PAGE_SIZE);
             for (index, place) in self.places[start..start + count].iter().enumerate() {
+                let addr = place.addr();
+                let page = env.core.lookup(addr).expect("page list: a kept page is managed");
+                let head = page.head();
                 // SAFETY: below the count, so a kept block.
-                let page = unsafe { place.page() };
-                let (head, addr) = (page.head(), page.addr());
-                assert!(env.core.lookup(addr).is_some(), "page list: a kept page is managed");
+                assert_eq!(head, unsafe { place.head() }, "page list: metadata of {addr:#x}");
                 assert!(head.is_allocated(), "page list: {addr:#x} is not the list's");
                 assert_eq!(head.kind(), Kind::Cached, "page list: {addr:#x} is not cached");
                 assert_eq!(head.order(), Some(order), "page list: order of {addr:#x}");
                 assert_eq!(page.count(), order.pages(), "page list: count of {addr:#x}");
                 assert_eq!(addr & (order.pages() * PAGE_SIZE - 1), 0, "page list: alignment");
                 let below = &self.places[start..start + index];
-                // SAFETY: below the count, as above.
-                let again = below.iter().any(|place| unsafe { place.page() }.addr() == addr);
+                let again = below.iter().any(|place| place.addr() == addr);
                 assert!(!again, "page list: {addr:#x} is kept twice");
             }
         }

@@ -4,54 +4,118 @@
 use core::ptr::NonNull;
 
 use super::super::node::{Node, rank};
-use super::super::section::{Kind, Section};
+use super::super::page_meta::PageWords;
+use super::super::section::{HeadWord, Kind, Page, Section};
 use super::{PageCore, PageRef, Wait};
 use crate::sync::{Guard, RawLock};
 use crate::units::{NodeId, Order, Pfn, Zone};
 
-/// A block that is kept for later: a [`PageRef`] to the head of an owned block, without its
-/// lifetime.
+/// How many blocks go back to their section together.
+const AT_ONCE: usize = if usize::BITS >= 64 { 64 } else { 8 };
+
+/// A block that somebody owns: where it begins, and where the metadata of its first page is. As
+/// much as it takes to hand it out, without a look at its section.
 ///
 /// # Invariants
-/// - `section` is a section, and `pfn` the head of a block in it that whoever keeps this owns; or
+/// - `start` is the first byte of a block that whoever has this owns, and `meta` its metadata; or
 ///   this is [`NOTHING`](Self::NOTHING). (A section with such a block is not removed.)
-pub(crate) struct KeptPage<const PAGE_SIZE: usize> {
-    section: NonNull<Section<PAGE_SIZE>>,
-    pfn: Pfn,
+#[derive(Clone, Copy)]
+pub(crate) struct KeptPage {
+    start: NonNull<u8>,
+    meta: NonNull<PageWords>,
 }
 
-impl<const PAGE_SIZE: usize> Clone for KeptPage<PAGE_SIZE> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<const PAGE_SIZE: usize> Copy for KeptPage<PAGE_SIZE> {}
-
-impl<const PAGE_SIZE: usize> KeptPage<PAGE_SIZE> {
+impl KeptPage {
     /// A place where a block can be kept.
-    pub(crate) const NOTHING: Self = Self { section: NonNull::dangling(), pfn: Pfn::ZERO };
+    pub(crate) const NOTHING: Self = Self { start: NonNull::dangling(), meta: NonNull::dangling() };
 
-    /// Keeps a block.
+    /// The block that `page` heads, which the caller owns.
     #[inline(always)]
-    pub(crate) fn keep(page: PageRef<'_, PAGE_SIZE>) -> Self {
+    pub(crate) fn keep<const PAGE_SIZE: usize>(page: PageRef<'_, PAGE_SIZE>) -> Self {
         // INVARIANT: the caller owns the block.
-        Self { section: NonNull::from(page.section()), pfn: page.pfn() }
+        Self { start: page.ptr(), meta: page.meta().words() }
     }
 
-    /// The block.
+    /// Its first byte.
+    #[inline(always)]
+    pub(crate) fn ptr(self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Its address.
+    #[inline(always)]
+    pub(crate) fn addr(self) -> usize {
+        self.start.addr().get()
+    }
+
+    /// What its head says.
     ///
     /// # Safety
-    /// - It is one (not `NOTHING`), and was not given away since it was kept.
+    /// - It is a block (not `NOTHING`) that the caller owns.
     #[inline(always)]
-    pub(crate) unsafe fn page<'a>(self) -> PageRef<'a, PAGE_SIZE> {
-        // SAFETY: a section that has an owned block stays (invariant).
-        let section = unsafe { self.section.as_ref() };
-        PageRef::new(section, self.pfn)
+    pub(crate) unsafe fn head(self) -> HeadWord {
+        // SAFETY: the condition is the same.
+        unsafe { self.meta() }.head()
+    }
+
+    /// How many pages it has.
+    ///
+    /// # Safety
+    /// - It is a block (not `NOTHING`) that the caller owns.
+    #[inline(always)]
+    pub(crate) unsafe fn count(self) -> usize {
+        // SAFETY: the condition is the same.
+        unsafe { self.meta() }.prev() as usize
+    }
+
+    /// Makes it another kind of allocated block.
+    ///
+    /// # Safety
+    /// - It is a block (not `NOTHING`) that the caller owns; nobody can claim it meanwhile.
+    /// - `kind` is not `Kind::Buddy` or `Kind::Slab`.
+    #[inline(always)]
+    pub(crate) unsafe fn set_kind(self, kind: Kind) {
+        // SAFETY: the condition is the same.
+        let meta = unsafe { self.meta() };
+        meta.set_head(meta.head().with_kind(kind));
+    }
+
+    /// Makes it one that nobody uses any more, between its last owner and its next.
+    ///
+    /// # Safety
+    /// - As for [`set_kind`](Self::set_kind).
+    #[inline(always)]
+    pub(crate) unsafe fn retire(self) {
+        // SAFETY: the condition is the same.
+        let meta = unsafe { self.meta() };
+        meta.set_head(meta.head().retired());
+    }
+
+    /// # Safety
+    /// - It is a block (not `NOTHING`) that the caller owns.
+    #[inline(always)]
+    unsafe fn meta<'a>(self) -> Page<'a> {
+        // SAFETY: metadata of an owned block, whose section stays (invariant).
+        Page::new(unsafe { self.meta.as_ref() })
     }
 }
 
 impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
+    /// The block that begins at `start`, if no more than a look at the largest section is needed;
+    /// `None` says nothing.
+    ///
+    /// # Safety
+    /// - A block begins there, and is the caller's.
+    #[inline(always)]
+    pub(crate) unsafe fn own_at(&self, start: NonNull<u8>) -> Option<KeptPage> {
+        let section = self.largest_section()?;
+        let pfn = section.pfn_of(start.addr().get())?;
+        // SAFETY: the first page of a block that is in use has metadata.
+        let meta = unsafe { section.page_unchecked(pfn) }.words();
+        // INVARIANT: the condition.
+        Some(KeptPage { start, meta })
+    }
+
     /// Fills `out` with blocks of one order, naturally aligned, under one lock hold, for a CPU's
     /// page list: they are [`Kind::Cached`]. They come from the highest zone of the nearest node
     /// that has any. Returns how many there are: they stand at the end of `out`, the first taken
@@ -65,7 +129,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         node: NodeId,
         wait: Wait,
         use_reserve: bool,
-        out: &mut [KeptPage<PAGE_SIZE>],
+        out: &mut [KeptPage],
     ) -> usize {
         if !self.deferred.is_empty() {
             self.drain_deferred(wait);
@@ -98,7 +162,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         node: &Node<Section<PAGE_SIZE>, L>,
         zone: Zone,
         order: Order,
-        out: &mut [KeptPage<PAGE_SIZE>],
+        out: &mut [KeptPage],
     ) -> usize {
         // SAFETY: the lock is held (condition); this is the only reference to the table.
         let table = unsafe { node.table() };
@@ -173,17 +237,14 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// # Safety
     /// - Each is a naturally aligned block of this order which the caller owns, of which nobody uses
     ///   the memory, and which is not used again.
-    pub(crate) unsafe fn free_batch(
-        &self,
-        mut blocks: &[KeptPage<PAGE_SIZE>],
-        order: Order,
-        mut wait: Wait,
-    ) {
+    pub(crate) unsafe fn free_batch(&self, mut blocks: &[KeptPage], order: Order, mut wait: Wait) {
         let mut held: Option<(Guard<'_, L>, &Node<Section<PAGE_SIZE>, L>)> = None;
         while let Some(first) = blocks.first() {
-            // SAFETY: a block that the caller owns (condition), in a section.
-            let section: &Section<PAGE_SIZE> = unsafe { first.section.as_ref() };
-            let run = blocks.iter().take_while(|block| block.section == first.section).count();
+            let Some(section) = self.lookup_section(first.addr()) else {
+                debug_assert!(false, "P8: the section of an owned block stays");
+                return;
+            };
+            let run = blocks.iter().take_while(|block| section.contains(block.addr())).count();
             let (here, rest) = blocks.split_at(run);
             blocks = rest;
             let node = self.node_of(section);
@@ -198,15 +259,24 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                 unsafe {
                     let table = node.table();
                     Self::edit(node, table, section, || {
-                        section.free_evenly(order, here.len(), |index| here[index].pfn);
+                        let mut pfns = [Pfn::ZERO; AT_ONCE];
+                        for blocks in here.chunks(AT_ONCE) {
+                            let mut count = 0;
+                            for (pfn, block) in pfns.iter_mut().zip(blocks) {
+                                let Some(first) = section.pfn_of(block.addr()) else { break };
+                                *pfn = first;
+                                count += 1;
+                            }
+                            section.free_evenly(order, &mut pfns[..count]);
+                        }
                     });
                 }
             } else {
                 // Patience ran out once: that is enough for all.
                 wait = Wait::Try;
-                for block in here {
+                for page in here.iter().filter_map(|block| self.page_of(*block)) {
                     // SAFETY: the block is owned (condition).
-                    unsafe { self.push_deferred(block.page(), order.pages()) };
+                    unsafe { self.push_deferred(page, order.pages()) };
                 }
             }
         }

@@ -36,12 +36,15 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         let section = self.largest_section()?;
         let (pfn, meta) = section.carved_page(addr)?;
         let head = meta.head();
-        let ours = head.is_handed_out_as(expect) && meta.prev() as usize == count;
+        // A single page is one by its order, which is in the word that is claimed.
+        let single = count == 1;
+        let ours = head.is_handed_out_as(expect)
+            && if single { head.order_byte() == 0 } else { meta.prev() as usize == count };
         if !ours || addr & (PAGE_SIZE - 1) != 0 {
             return None;
         }
         meta.compare_exchange(head, head.retired()).ok()?;
-        if meta.prev() as usize != count {
+        if !single && meta.prev() as usize != count {
             // As in `claim`, which will say so.
             meta.set_head(head);
             return None;

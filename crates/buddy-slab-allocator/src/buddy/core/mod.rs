@@ -185,6 +185,16 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         self.lookup_elsewhere(addr)
     }
 
+    /// The first page of a block.
+    ///
+    /// `Some` for every block that the caller owns.
+    #[inline]
+    pub(crate) fn page_of(&self, block: KeptPage) -> Option<PageRef<'_, PAGE_SIZE>> {
+        let page = self.lookup(block.addr());
+        debug_assert!(page.is_some(), "P8: the section of an owned block stays");
+        page
+    }
+
     #[inline(never)]
     fn lookup_elsewhere(&self, addr: usize) -> Option<PageRef<'_, PAGE_SIZE>> {
         let section = self.lookup_section(addr)?;

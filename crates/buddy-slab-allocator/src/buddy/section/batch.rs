@@ -6,7 +6,8 @@
 
 use super::Section;
 use super::head::{HeadWord, Kind};
-use super::lists::sub;
+use super::lists::{add, sub};
+use super::prefetch::prefetch_for_write;
 use crate::units::{Order, Pfn, Zone};
 
 impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
@@ -86,7 +87,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         }
     }
 
-    /// Gives back `blocks` blocks of `order`; `pfn_of` tells the first page of each.
+    /// Gives back blocks of one order; `blocks` names their first pages, and is used up.
     ///
     /// Complexity: O(blocks × `MAX_ORDER`), O(blocks + `MAX_ORDER`) if they are neighbours in order
     /// of address, ascending or descending. Locks: the node's is held.
@@ -95,53 +96,131 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// - The node's lock is held.
     /// - The blocks were handed out by this section, are naturally aligned, of this order, and the
     ///   caller's, who does not use them any more.
-    pub(crate) unsafe fn free_evenly(
-        &self,
-        order: Order,
-        blocks: usize,
-        pfn_of: impl Fn(usize) -> Pfn,
-    ) {
+    pub(crate) unsafe fn free_evenly(&self, order: Order, blocks: &mut [Pfn]) {
         let step = order.pages();
+        // Those that are alone, for later.
+        let (mut alone, mut zone) = (0, None);
         let mut at = 0;
-        while at < blocks {
-            let first = pfn_of(at);
+        while let Some(&first) = blocks.get(at) {
             // SAFETY: the first page of a block of the caller's has metadata.
             let word = unsafe { self.page_unchecked(first) }.head();
-            // SAFETY: the same.
-            let same = |pfn: Pfn| unsafe { self.page_unchecked(pfn) }.head() == word;
-            // The neighbours that follow, upwards or downwards, as long as they are alike.
-            let follow = |step: usize| {
-                let mut next = first.index().wrapping_add(step);
-                let mut run = 1;
-                while at + run < blocks {
-                    let pfn = pfn_of(at + run);
-                    if pfn.index() != next || !same(pfn) {
-                        break;
-                    }
-                    next = next.wrapping_add(step);
-                    run += 1;
-                }
-                run
-            };
             let (mut run, mut from) = (1, first.index());
-            if !word.spans_zones() {
-                run = follow(step);
-                if run == 1 {
-                    run = follow(step.wrapping_neg());
+            if let Some(next) = blocks.get(at + 1)
+                && !word.spans_zones()
+            {
+                if next.index() == from + step {
+                    run = self.follow(&blocks[at..], step, word);
+                } else if next.index() + step == from {
+                    run = self.follow(&blocks[at..], step.wrapping_neg(), word);
                     from -= (run - 1) * step;
                 }
             }
             // SAFETY: lock held; blocks of the caller's, in one zone where they are joined.
             unsafe {
-                if run == 1 {
-                    self.free(first, step);
-                } else {
+                if run > 1 {
                     self.join_owned(from, run, order, word.zone_field());
                     self.free_pieces(from, from + run * step, word);
+                } else if word.is_from_run()
+                    || word.spans_zones()
+                    || *zone.get_or_insert(word.zone()) != word.zone()
+                {
+                    self.free(first, step);
+                } else {
+                    blocks[alone] = first;
+                    alone += 1;
                 }
             }
             at += run;
         }
+        if let Some(Some(zone)) = zone {
+            // SAFETY: lock held; aligned blocks of the caller's, in one zone, none from a run.
+            unsafe { self.free_apart(order, zone, &mut blocks[..alone]) };
+        }
+    }
+
+    /// How many blocks follow one another in steps of so many pages, with the head of the first.
+    #[inline(never)]
+    fn follow(&self, blocks: &[Pfn], step: usize, word: HeadWord) -> usize {
+        let mut next = match blocks {
+            [first, ..] => first.index(),
+            [] => return 0,
+        };
+        let alike = |pfn: &&Pfn| {
+            // SAFETY: the first page of a block of the caller's has metadata.
+            let alike = pfn.index() == next && unsafe { self.page_unchecked(**pfn) }.head() == word;
+            next = next.wrapping_add(step);
+            alike
+        };
+        blocks.iter().take_while(alike).count()
+    }
+
+    /// Gives back blocks that have nothing to do with one another. All are merged with their
+    /// buddies of one order before any is with one of the next: so what each will touch is fetched
+    /// while others are at work, and that some have a free buddy and some have not, which nobody can
+    /// predict, costs no branch.
+    ///
+    /// # Safety
+    /// - Lock held; the blocks are the caller's, aligned, of this order, in this zone.
+    unsafe fn free_apart(&self, order: Order, zone: Zone, blocks: &mut [Pfn]) {
+        add(&self.lists(zone).free_pages, blocks.len() << order.get());
+        let (mut left, mut size) = (blocks, order);
+        while size < Self::CARVE_ORDER && !left.is_empty() {
+            let Some(parent) = size.parent() else { return };
+            let with_buddy = self.sort_by_buddy(left, size, zone);
+            let mut merged = 0;
+            for at in 0..left.len() {
+                let block = left[at];
+                // A block whose buddy was not free may follow that very buddy.
+                // SAFETY: lock held; buddies below a carve block's size share its metadata.
+                match unsafe { self.merge(block, size, zone) } {
+                    Some((start, _)) => {
+                        self.fetch(self.buddy_of(start, parent).unwrap_or(start));
+                        left[merged] = start;
+                        merged += 1;
+                    }
+                    None => {
+                        debug_assert!(at >= with_buddy);
+                        // SAFETY: as above.
+                        unsafe { self.link_block(block, size, zone, false) };
+                    }
+                }
+            }
+            left = &mut left[..merged];
+            size = parent;
+        }
+        for block in left {
+            // SAFETY: as above; blocks of whole carve blocks.
+            unsafe { self.free_block(*block, size, zone, false) };
+        }
+    }
+
+    /// Puts the blocks first whose buddy is free now, tells how many these are, and fetches what
+    /// unlinking the buddies will touch. Without a branch that depends on it. (The blocks are below
+    /// the size of a carve block, which has all its metadata.)
+    #[inline(always)]
+    fn sort_by_buddy(&self, blocks: &mut [Pfn], order: Order, zone: Zone) -> usize {
+        let last = self.pages as u32 - 1;
+        let mut with_buddy = 0;
+        for at in 0..blocks.len() {
+            let block = blocks[at];
+            let buddy = self.buddy_of(block, order).unwrap_or(block);
+            // SAFETY: below the size of a carve block buddies share its metadata.
+            let page = unsafe { self.page_unchecked(buddy) };
+            // (Without a neighbour, or in a page that is not free, this is another page or none.)
+            for link in [page.prev(), page.next()] {
+                self.fetch(Pfn::new(link.min(last)).unwrap_or(Pfn::ZERO));
+            }
+            blocks[at] = blocks[with_buddy];
+            blocks[with_buddy] = block;
+            with_buddy += usize::from(page.head().is_free_as(order, zone));
+        }
+        with_buddy
+    }
+
+    /// Fetches the metadata of a page, which the caller is about to change.
+    #[inline(always)]
+    fn fetch(&self, pfn: Pfn) {
+        prefetch_for_write(self.metas.wrapping_add(pfn.index()));
     }
 
     /// Makes neighbouring blocks one run of pages without a head in it.

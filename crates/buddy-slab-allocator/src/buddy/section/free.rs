@@ -115,7 +115,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// - Lock held; the block is the caller's, aligned, in one zone; if it is clean, all of it is
     ///   zero.
     #[inline]
-    unsafe fn free_block(&self, pfn: Pfn, order: Order, zone: Zone, clean: bool) {
+    pub(super) unsafe fn free_block(&self, pfn: Pfn, order: Order, zone: Zone, clean: bool) {
         let mut start = pfn;
         let mut size = order;
         let mut clean = clean;
@@ -125,17 +125,9 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             if size < Self::CARVE_ORDER {
                 self.ensure_carved(self.carve_of(pfn));
                 while size < Self::CARVE_ORDER {
-                    let Some(buddy) = self.buddy_of(start, size) else { break };
-                    let page = self.page_unchecked(buddy);
-                    if !page.head().is_free_as(size, zone) {
-                        break;
-                    }
-                    clean = clean && page.head().is_clean();
-                    self.unlink_block(buddy, size, zone);
-                    // The upper one of the two starts no block any more.
-                    let upper = self.page_unchecked(start.max(buddy));
-                    upper.set_head(HeadWord::tail(zone as u32));
-                    start = start.min(buddy);
+                    let Some((lower, buddy_clean)) = self.merge(start, size, zone) else { break };
+                    clean = clean && buddy_clean;
+                    start = lower;
                     let Some(parent) = size.parent() else { break };
                     size = parent;
                 }
@@ -145,6 +137,27 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                 }
             }
             self.free_large(start, size, zone, clean);
+        }
+    }
+
+    /// Merges a block smaller than a carve block with its buddy, if that is free: tells where the
+    /// two begin, and whether the buddy was clean. They are on no list then.
+    ///
+    /// # Safety
+    /// - Lock held; the block is the caller's, aligned, in this zone; its carve block is carved.
+    #[inline(always)]
+    pub(super) unsafe fn merge(&self, pfn: Pfn, order: Order, zone: Zone) -> Option<(Pfn, bool)> {
+        let buddy = self.buddy_of(pfn, order)?;
+        // SAFETY: lock held; buddies below a carve block's size share its metadata.
+        unsafe {
+            let word = self.page_unchecked(buddy).head();
+            if !word.is_free_as(order, zone) {
+                return None;
+            }
+            self.unlink_block(buddy, order, zone);
+            // The upper one of the two starts no block any more.
+            self.page_unchecked(pfn.max(buddy)).set_head(HeadWord::tail(zone as u32));
+            Some((pfn.min(buddy), word.is_clean()))
         }
     }
 
@@ -222,7 +235,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
 
     /// The buddy of a block, if the section has its first page.
     #[inline]
-    fn buddy_of(&self, pfn: Pfn, order: Order) -> Option<Pfn> {
+    pub(super) fn buddy_of(&self, pfn: Pfn, order: Order) -> Option<Pfn> {
         let buddy = (self.start_page + pfn.index()) ^ order.pages();
         self.page_at(buddy.wrapping_sub(self.start_page))
     }

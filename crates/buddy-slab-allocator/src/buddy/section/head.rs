@@ -5,6 +5,8 @@
 //! zone, whether it is known to be zero, whether it lies in several zones, and whether it goes
 //! back to the runs.
 
+use core::ptr::NonNull;
+
 use crate::buddy::page_meta::{PageFlags, PageWords};
 use crate::sync::atomic::Ordering;
 use crate::units::{Order, Zone};
@@ -267,8 +269,14 @@ pub(crate) struct Page<'a>(&'a PageWords);
 
 impl<'a> Page<'a> {
     #[inline]
-    pub(super) const fn new(words: &'a PageWords) -> Self {
+    pub(in crate::buddy) const fn new(words: &'a PageWords) -> Self {
         Self(words)
+    }
+
+    /// Where the words are.
+    #[inline]
+    pub(in crate::buddy) fn words(self) -> NonNull<PageWords> {
+        NonNull::from(self.0)
     }
 
     /// Reads the head word; what its writer did before is visible.

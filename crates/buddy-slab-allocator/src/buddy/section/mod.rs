@@ -6,7 +6,8 @@
 //! * `alloc` and `free` are the buddy system's two directions; `take` takes exact ranges (and so
 //!   grows blocks); `join` finds a run of neighbouring free blocks when no single one is large
 //!   enough; `limit` serves requests whose physical limit is no zone's.
-//! * `batch` moves blocks of one order to and from a CPU's page list, many at a time.
+//! * `batch` moves blocks of one order to and from a CPU's page list, many at a time; `prefetch` are the
+//!   hints with which it looks ahead.
 //! * `runs` keeps free pages in pieces of any length, for blocks that need no alignment;
 //!   `run_take` cuts and joins them, `run_exchange` borrows extents from the buddies.
 //! * `slab_marks` ties the pages of a slab to its descriptor; `checks` counts everything.
@@ -32,6 +33,7 @@ mod join;
 mod layout;
 mod limit;
 mod lists;
+mod prefetch;
 mod run_exchange;
 mod run_take;
 mod runs;

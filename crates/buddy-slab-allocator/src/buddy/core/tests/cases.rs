@@ -393,6 +393,40 @@ fn a_held_lock_makes_others_busy_and_frees_deferred() {
 }
 
 #[test]
+fn a_batch_merges_as_far_as_single_frees_whatever_its_order() {
+    let region = Region::new(16 << 20, 4 << 20);
+    let core = Core::new();
+    region.add_to(&core, 0, None).unwrap();
+    let blocks = || {
+        let free = |order| core.free_blocks(NodeId::new(0), Zone::Normal, order);
+        (0..=20).filter_map(Order::new).map(free).collect::<Vec<_>>()
+    };
+    let fresh = blocks();
+    for order in [0, 1, 3].map(|order| Order::new(order).unwrap()) {
+        for odd in [1, 5, 27, 37, 63] {
+            let mut kept = [KeptPage::NOTHING; 192];
+            let got = core.alloc_batch(order, NodeId::new(0), Wait::Spin, false, &mut kept);
+            assert_eq!(got, kept.len());
+            // An order in which buddies are apart, and some of them in different batches.
+            let mut mixed = kept;
+            for (index, block) in kept.iter().enumerate() {
+                let within = index % 64 * odd % 64;
+                mixed[index / 64 + 3 * within] = *block;
+            }
+            let (first, last) = mixed.split_at(100);
+            // SAFETY: ours, once each.
+            unsafe { core.free_batch(first, order, Wait::Spin) };
+            core.check_invariants();
+            // SAFETY: the same.
+            unsafe { core.free_batch(last, order, Wait::Spin) };
+            core.check_invariants();
+            assert_eq!(core.allocated_pages(), 0);
+            assert_eq!(blocks(), fresh, "{order:?}, in steps of {odd}");
+        }
+    }
+}
+
+#[test]
 fn deferred_blocks_keep_their_count_even_when_never_carved() {
     let region = Region::new(40 << 20, 4 << 20);
     let core = Core::new();

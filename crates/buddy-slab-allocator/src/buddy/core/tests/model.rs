@@ -250,8 +250,7 @@ impl World {
                 let node = NodeId::new(0);
                 let n = self.core.alloc_batch(order, node, Wait::Spin, false, &mut kept);
                 for block in &kept[max - n..] {
-                    // SAFETY: just allocated.
-                    let addr = unsafe { block.page() }.addr();
+                    let addr = block.addr();
                     assert_eq!(addr % (order.pages() * PAGE), 0);
                     self.hold(addr, order.pages(), Kind::Cached);
                 }
