@@ -34,6 +34,7 @@ macro_rules! forward {
 }
 
 mod floor;
+pub mod floors;
 mod hosted_peers;
 mod locked_peers;
 mod ours;
@@ -75,7 +76,7 @@ pub enum Role {
     Ours,
     /// What it is compared to.
     Peer,
-    /// What the harness costs alone.
+    /// What the harness costs alone, or a [prototype](floors).
     Floor,
 }
 
@@ -137,4 +138,7 @@ engines! {
     RpMalloc: RpMalloc, "rpmalloc", Peer;
     System: std::alloc::System, "system", Peer;
     Floor: Floor, "floor", Floor;
+    FloorList: floors::List, "floor-list", Floor;
+    FloorBits: floors::Bits, "floor-bits", Floor;
+    FloorMagazine: floors::Magazines, "floor-magazine", Floor;
 }

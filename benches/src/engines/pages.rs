@@ -5,6 +5,7 @@ use std::sync::Once;
 use buddy_slab_allocator::{GlobalAllocator, PageBlock, PageOptions};
 use buddy_system_allocator::LockedFrameAllocator;
 
+use super::floors::page::{PageStack, PinnedPageStack};
 use super::{Role, region};
 use crate::platforms::{CPU_COUNT, HOST, Pinned, Thread};
 
@@ -195,4 +196,6 @@ page_engines! {
     Locked: LockedAddress, "locked", Ours;
     Old: OldAddress, "0.3.0", Peer;
     Frames: Frames, "buddy_system_allocator", Peer;
+    Floor: PageStack, "floor-page", Floor;
+    PinnedFloor: PinnedPageStack, "floor-page-pin", Floor;
 }
