@@ -143,7 +143,8 @@ mod tests {
         let mut addresses = HashSet::new();
         for number in 0..20_000 {
             if live.len() < 500 || rng.bool() {
-                let size = rng.usize(8..=if rng.u8(..) == 0 { 200_000 } else { 3000 });
+                let most = if rng.u8(..) == 0 { 200_000 } else { 3000 };
+                let size = rng.usize(8..=most);
                 let layout = Layout::from_size_align(size, 8).expect("a layout");
                 // SAFETY: not empty; at least a word.
                 let object = unsafe { engine.alloc(layout) };
