@@ -124,7 +124,11 @@ pub fn home(root: &Path) -> PathBuf {
 }
 
 /// What `program --version` prints.
-fn version(program: &str) -> Result<String> {
+///
+/// # Errors
+///
+/// It cannot be started.
+pub fn version(program: &str) -> Result<String> {
     let output = Command::new(program)
         .arg("--version")
         .stderr(Stdio::null())
