@@ -65,6 +65,10 @@ impl<E: Engine> Engine for Timed<E> {
     fn leave_thread() {
         E::leave_thread();
     }
+
+    fn tick() {
+        E::tick();
+    }
 }
 
 #[inline(always)]
