@@ -90,13 +90,12 @@ fn main() -> Result<()> {
         arguments.engine.is_empty() || arguments.engine.iter().any(|name| name == engine)
     };
     team::bind(0);
-    if arguments.histogram {
-        histogram::print(&workloads, wanted, rounds, scale);
-        return Ok(());
-    }
-
     // A comparison with some of the engines left out would pass for one with all of them.
     let record = !(arguments.quick || arguments.no_record || !arguments.engine.is_empty());
+    if arguments.histogram {
+        let lines = histogram::print(&workloads, wanted, rounds, scale);
+        return if record { histogram::record(&directory, lines) } else { Ok(()) };
+    }
     let circumstances = Circumstances::now();
     println!(
         "{} · {} cores · {} · {} · {}",

@@ -48,7 +48,8 @@ pub use floor::Floor;
 pub use hosted_peers::{Jemalloc, MiMalloc, RpMalloc, SnMalloc};
 pub use locked_peers::{BuddySystem, LinkedList, Rlsf, Talc};
 pub use ours::{OursLocked, OursPinned, OursThread, Predecessor, region};
-pub use timed::{Timed, calls_since, clear_calls};
+pub(crate) use timed::timed;
+pub use timed::{Timed, calls_since, clear_calls, new_histogram};
 
 /// Whether peers written in C and C++ are built in.
 pub const HAS_NATIVE_PEERS: bool = cfg!(feature = "peers");

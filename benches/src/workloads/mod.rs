@@ -359,7 +359,11 @@ impl Workload {
                 .filter(|id| wanted(id.name()))
                 .filter_map(|id| contender(id.name(), id.role(), prepare_timed(*id, scale)))
                 .collect(),
-            Kind::Space(_) => Vec::new(),
+            Kind::Space(filling) => {
+                let round =
+                    wanted("locked").then(|| space::prepare::<space::TimedHeap>(*filling, scale));
+                contender("locked", Role::Ours, round).into_iter().collect()
+            }
         }
     }
 }
