@@ -152,6 +152,32 @@ fn slabs_tick(_: ()) {
     let _ = HEAP.tick(1);
 }
 
+/// CPU 0 has no word left, and CPU 1 has freed one in each of `times` × 128 groups.
+fn full_inbox(times: usize) {
+    heap_of(64 * MIB);
+    // SAFETY: the layout is not empty.
+    let alloc = || unsafe { GlobalAlloc::alloc(&HEAP, Layout::new::<u64>()) };
+    let words: Vec<_> = (0..times * 128 * 64).map(|_| alloc()).collect();
+    // SAFETY: one thread.
+    unsafe { become_cpu(1) };
+    for &word in words.iter().step_by(64) {
+        // SAFETY: live, and freed once.
+        unsafe { GlobalAlloc::dealloc(&HEAP, word, Layout::new::<u64>()) };
+    }
+    let _ = HEAP.tick(1);
+    // SAFETY: one thread.
+    unsafe { become_cpu(0) };
+}
+
+// The allocation that finds all that in the inbox.
+#[library_benchmark(setup = full_inbox)]
+#[bench::x1(1)]
+#[bench::x16(16)]
+fn slabs_collect(_: ()) -> *mut u8 {
+    // SAFETY: the layout is not empty.
+    unsafe { GlobalAlloc::alloc(&HEAP, black_box(Layout::new::<u64>())) }
+}
+
 /// A region with nothing left in it.
 fn used_up(times: usize) {
     heap_of(times * 4 * MIB);
@@ -246,5 +272,5 @@ fn sections_pages(_: ()) -> Option<usize> {
 library_benchmark_group!(
     name = at_scale;
     benchmarks = slabs_make_one, slabs_next_partial, slabs_free_of_full, slabs_release_one, slabs_free_remote,
-        slabs_tick, memory_refusal, memory_refusal_in_pieces, memory_first_pages, sections_pages
+        slabs_tick, slabs_collect, memory_refusal, memory_refusal_in_pieces, memory_first_pages, sections_pages
 );

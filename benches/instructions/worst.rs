@@ -1,10 +1,10 @@
 //! The longest ways that one call can take: what a count says is for one call.
 
-use std::alloc::{GlobalAlloc, Layout};
+use std::alloc::Layout;
 use std::hint::black_box;
 
+use figures::engines::Engine;
 use figures::engines::pages::{Pages, PinnedAddress};
-use figures::engines::{Engine, OursPinned};
 use figures::platforms::become_cpu;
 use gungraun::{library_benchmark, library_benchmark_group};
 
@@ -101,32 +101,6 @@ fn flush_full<E: Engine>(_: E) {
     E::tick();
 }
 
-/// Another CPU has freed one object in each of `words` places, and CPU 0 has none left.
-fn inbox_of(words: usize) -> OursPinned {
-    let engine = pinned();
-    // SAFETY: the layout is not empty.
-    let objects: Vec<_> = (0..words * 64).map(|_| unsafe { engine.alloc(SMALL) }).collect();
-    // SAFETY: there is one thread.
-    unsafe { become_cpu(1) };
-    for &object in objects.iter().step_by(64) {
-        // SAFETY: live, of this layout, freed once.
-        unsafe { engine.dealloc(object, SMALL) };
-    }
-    OursPinned::tick();
-    // SAFETY: there is one thread.
-    unsafe { become_cpu(0) };
-    engine
-}
-
-// The allocation that takes in what others have freed.
-#[library_benchmark(setup = inbox_of)]
-#[bench::of_64_words(64)]
-#[bench::of_1024_words(1024)]
-fn collect(engine: OursPinned) -> *mut u8 {
-    // SAFETY: the layout is not empty.
-    unsafe { engine.alloc(black_box(SMALL)) }
-}
-
 fn fresh_pages() {
     PinnedAddress::start();
 }
@@ -187,6 +161,6 @@ fn last_page(page: usize) {
 
 library_benchmark_group!(
     name = worst_cases;
-    benchmarks = first_object, first_large_object, slab_release, flush, flush_full, collect, first_page,
+    benchmarks = first_object, first_large_object, slab_release, flush, flush_full, first_page,
         last_page, page_batch_back
 );

@@ -15,6 +15,9 @@ use crate::slab::{self, Group, GroupFree, Inbox, ObjectIndex, RemoteWord, SizeCl
 use crate::sync::RawLock;
 use crate::units::Misuse;
 
+/// How many groups that others freed into an allocation takes in; each brings an object at least.
+const COLLECTED: usize = 64;
+
 /// What only the holder of a heap touches.
 pub(crate) struct Local<const PAGE_SIZE: usize> {
     pub(super) classes: [ClassSlabs; SizeClass::COUNT],
@@ -66,7 +69,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     }
 
     /// All of [`alloc`](Self::alloc): what is at hand, then what others freed, then a new slab.
-    /// O(1) amortised: the inbox holds each group once, however many objects it brings.
+    /// O(1): of what waits in the inbox a bounded part is taken in.
     #[inline(never)]
     pub(crate) fn refill<L: RawLock>(
         &mut self,
@@ -88,7 +91,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         if let Some(inbox) = env.heaps.inbox_of(env.id)
             && !inbox.is_empty()
         {
-            self.collect(inbox, env);
+            self.collect_some(inbox, COLLECTED, env);
             if let Some(object) = self.alloc_at_hand(class) {
                 return Ok(object);
             }
@@ -235,6 +238,17 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             // SAFETY: popped off this heap's inbox, whose chain is drained to its end.
             unsafe { self.collect_word(word, env) };
         }
+    }
+
+    /// Takes in some of it: up to `most` groups. O(`most`).
+    pub(crate) fn collect_some<L: RawLock>(
+        &mut self,
+        inbox: &Inbox,
+        most: usize,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) {
+        // SAFETY: popped off this heap's inbox, whose owner the caller is or stands for.
+        inbox.take_some(most, |word| unsafe { self.collect_word(word, env) });
     }
 
     /// # Safety
