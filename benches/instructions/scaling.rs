@@ -61,7 +61,9 @@ fn full_slabs(times: usize) -> Full {
             each = info.objects_total - total;
             total = info.objects_total;
         }
-        if info.slabs == times * SLABS && info.objects_live == total {
+        // What is left in the slab, and in a new one all but the object that shows it.
+        objects.extend((info.objects_live..total).map(|_| alloc()));
+        if info.slabs == times * SLABS {
             return Full { objects, each };
         }
     }
@@ -241,15 +243,15 @@ fn memory_first_pages(_: ()) -> Option<usize> {
     Some(pages)
 }
 
-/// Sections of 4 MiB, in all of which together one block of 64 pages is free.
+/// Sections of 1 MiB, 64 of them or 1,024, in all of which together one block of 64 pages is free.
 fn sections(times: usize) {
     heap_of(4 * MIB);
-    let memory = Reservation::new(times * 16 * 8 * MIB, 4 * MIB).expect("address space");
+    let memory = Reservation::new(times * 64 * 2 * MIB, 4 * MIB).expect("address space");
     let memory = Box::leak(Box::new(memory)).bytes_mut();
-    for section in memory.chunks_mut(8 * MIB) {
+    for section in memory.chunks_mut(2 * MIB) {
         // Not beside one another.
         // SAFETY: leaked memory, this heap's alone.
-        unsafe { HEAP.add_region(&mut section[..4 * MIB]) }.expect("a section");
+        unsafe { HEAP.add_region(&mut section[..MIB]) }.expect("a section");
     }
     let mut last = 0;
     for count in [64, 8, 1] {
