@@ -194,6 +194,23 @@ fn memory_refusal(_: ()) -> *mut u8 {
     alloc()
 }
 
+/// The same, but that of every slab one object is free: of no use to a larger one.
+fn used_up_but_for_one_a_slab(times: usize) {
+    heap_of(times * 4 * MIB);
+    let objects: Vec<_> =
+        std::iter::repeat_with(alloc).take_while(|object| !object.is_null()).collect();
+    let info = of_class();
+    objects.into_iter().step_by(info.objects_total / info.slabs).for_each(free);
+}
+
+#[library_benchmark(setup = used_up_but_for_one_a_slab)]
+#[bench::x1(1)]
+#[bench::x16(16)]
+fn memory_refusal_beside_partial_slabs(_: ()) -> *mut u8 {
+    // SAFETY: the layout is not empty.
+    unsafe { GlobalAlloc::alloc(&HEAP, black_box(Layout::new::<[u64; 1 << 10]>())) }
+}
+
 /// A region of which every other page is free, and no two of them side by side.
 fn every_other_page(times: usize) {
     heap_of(times * 4 * MIB);
@@ -274,5 +291,5 @@ fn sections_pages(_: ()) -> Option<usize> {
 library_benchmark_group!(
     name = at_scale;
     benchmarks = slabs_make_one, slabs_next_partial, slabs_free_of_full, slabs_release_one, slabs_free_remote,
-        slabs_tick, slabs_collect, memory_refusal, memory_refusal_in_pieces, memory_first_pages, sections_pages
+        slabs_tick, slabs_collect, memory_refusal, memory_refusal_beside_partial_slabs, memory_refusal_in_pieces, memory_first_pages, sections_pages
 );

@@ -8,7 +8,8 @@
 //! # Invariants
 //! - C1: `source` is a group of the current slab; or the empty group, and then the chain is empty.
 //! - C2: `recent` is a group of a slab in the chain, or the empty group.
-//! - C3: only the current slab has objects set aside; of the partial ones the first may be empty.
+//! - C3: only the current slab has objects set aside; of the partial ones the first may be empty
+//!   (the first few, where one that is empty could not be released): none behind one that is not.
 
 use core::ptr::NonNull;
 
@@ -58,8 +59,9 @@ impl ClassSlabs {
     }
 
     /// Puts a slab into the chain: as the current one if there is none, else behind it; an empty
-    /// slab goes before the other partial ones, which go behind it. (So the one that is kept
-    /// empty is found at once, and is the last to be used.)
+    /// slab goes before the other partial ones, which go behind all that are empty. (So the one
+    /// that is kept empty is found at once, and is the last to be used.) O(empty slabs), of which
+    /// there is one at most, unless they could not be released.
     ///
     /// # Safety
     /// - `slab` is the caller's, of this class, not sealed, in no chain, and has nothing set
@@ -72,11 +74,14 @@ impl ClassSlabs {
                 self.source = Slab::cursor_group(slab);
                 return;
             };
-            let first = Slab::next(current);
-            let before = match first {
-                Some(first) if Slab::is_idle(first) && !Slab::is_idle(slab) => first,
-                _ => current,
-            };
+            let mut before = current;
+            if !Slab::is_idle(slab) {
+                while let Some(next) = Slab::next(before)
+                    && Slab::is_idle(next)
+                {
+                    before = next;
+                }
+            }
             Slab::set_state(slab, PARTIAL);
             Slab::link_behind(slab, before);
         }

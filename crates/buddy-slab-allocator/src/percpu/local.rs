@@ -303,6 +303,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         for class in SizeClass::ALL {
             let slabs = &self.classes[class.index()];
             let mut warm = 0;
+            let mut idle_so_far = true;
             let mut recent_is_ours = slabs.recent == Group::empty();
             for (position, slab) in slabs.all().enumerate() {
                 let state = if position == 0 { CURRENT } else { PARTIAL };
@@ -315,6 +316,9 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                     Slab::check(slab);
                     if state == PARTIAL {
                         assert!(!Slab::is_full(slab), "slab: a full slab is not partial");
+                        let idle = Slab::is_idle(slab);
+                        assert!(idle_so_far || !idle, "C3: empty slabs come first");
+                        idle_so_far = idle;
                     }
                     warm += usize::from(Slab::quiescent(slab));
                     recent_is_ours |= Slab::has_group(slab, slabs.recent);

@@ -178,14 +178,17 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         self.blocks.drain(env);
     }
 
-    /// Releases the empty slabs of a class. O(slabs in the chain).
+    /// Releases the empty slabs of a class, which are the first partial ones, and the current one
+    /// if it is empty. O(empty slabs), however many others there are.
     fn release_empty<L: RawLock>(&mut self, class: usize, env: &Env<'_, PAGE_SIZE, L>) {
         let slabs = &mut self.classes[class];
         let (mut at, current) = (slabs.first_partial(), slabs.current());
         // SAFETY: the slabs in the chain are alive and this heap's; what follows a partial one
         // stays where it is when that one goes.
         unsafe {
-            while let Some(slab) = at {
+            while let Some(slab) = at
+                && Slab::is_idle(slab)
+            {
                 at = Slab::next(slab);
                 if !Self::release_quiescent(slabs, slab, env) {
                     return;
