@@ -50,11 +50,11 @@ pub struct Magazines;
 
 impl Engine for Magazines {
     fn leave_thread() {
-        for class in 0..CLASSES {
+        for (class, depot) in DEPOTS.iter().enumerate() {
             // SAFETY: the calling thread's own.
             let rack = unsafe { &mut *rack(class) };
             if let Some(spare) = rack.spare.take().filter(|_| rack.spare_is_full) {
-                DEPOTS[class].lock().0.push(spare);
+                depot.lock().0.push(spare);
             }
         }
     }
