@@ -4,6 +4,7 @@
 //! Every benchmark runs in a process of its own, so that its heap is as its `setup` left it.
 
 mod hot;
+mod scaling;
 mod worst;
 
 use figures::engines::{Engine, Floor, OursLocked, OursPinned, OursThread};
@@ -40,6 +41,7 @@ pub fn floor() -> Floor {
 }
 
 use hot::hot_paths;
+use scaling::at_scale;
 use worst::worst_cases;
 
-main!(library_benchmark_groups = hot_paths, worst_cases);
+main!(library_benchmark_groups = hot_paths, worst_cases, at_scale);

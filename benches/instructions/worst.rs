@@ -78,6 +78,29 @@ fn flush<E: Engine>(_: E) {
     E::tick();
 }
 
+/// Objects of CPU 0, one in each of 32 places that have nothing to do with one another, that CPU 1
+/// has freed and not published: its batch is full.
+fn gathered_apart<E: Engine>(engine: E) -> E {
+    // SAFETY: the layout is not empty.
+    let objects: Vec<_> = (0..32 * 64).map(|_| unsafe { engine.alloc(SMALL) }).collect();
+    // SAFETY: there is one thread.
+    unsafe { become_cpu(1) };
+    for &object in objects.iter().step_by(64) {
+        // SAFETY: live, of this layout, freed once.
+        unsafe { engine.dealloc(object, SMALL) };
+    }
+    engine
+}
+
+// The timer's call with as much to publish as there can be.
+#[library_benchmark(setup = gathered_apart)]
+#[bench::pinned(pinned())]
+#[bench::thread(thread())]
+#[bench::locked(locked())]
+fn flush_full<E: Engine>(_: E) {
+    E::tick();
+}
+
 fn fresh_pages() {
     PinnedAddress::start();
 }
@@ -87,6 +110,35 @@ fn fresh_pages() {
 #[bench::pinned()]
 fn first_page(_: ()) -> Option<usize> {
     PinnedAddress::alloc(0)
+}
+
+/// A page list that is as full as it gets, of pages that lie anywhere; and one page more.
+fn full_page_list() -> usize {
+    PinnedAddress::start();
+    let mut pages: Vec<_> = (0..4096).filter_map(|_| PinnedAddress::alloc(0)).collect();
+    fastrand::Rng::with_seed(1).shuffle(&mut pages);
+    let kept = || PinnedAddress::heap().snapshot().cached_pages;
+    let mut before = kept();
+    for index in 1..pages.len() {
+        PinnedAddress::free(pages[index], 0);
+        let now = kept();
+        if now < before {
+            // That one gave a batch back. As many more fill the list again, and it is the next.
+            let batch = before + 1 - now;
+            pages[index + 1..index + batch].iter().for_each(|page| PinnedAddress::free(*page, 0));
+            assert_eq!(kept(), before, "the list is full again");
+            return pages[index + batch];
+        }
+        before = now;
+    }
+    panic!("no batch was given back")
+}
+
+// A page comes back, and with it a batch of pages goes back that merge with nothing in order.
+#[library_benchmark(setup = full_page_list)]
+#[bench::pinned()]
+fn page_batch_back(page: usize) {
+    PinnedAddress::free(black_box(page), 0);
 }
 
 /// One page, the only one in use.
@@ -109,5 +161,6 @@ fn last_page(page: usize) {
 
 library_benchmark_group!(
     name = worst_cases;
-    benchmarks = first_object, first_large_object, slab_release, flush, first_page, last_page
+    benchmarks = first_object, first_large_object, slab_release, flush, flush_full, first_page,
+        last_page, page_batch_back
 );

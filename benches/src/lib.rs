@@ -6,6 +6,7 @@
 //!
 //! `cargo xtask bench` runs the program of this package; `README.md` beside it says how.
 
+pub mod aims;
 pub mod cycles;
 pub mod engines;
 pub mod histogram;

@@ -52,6 +52,10 @@ struct Arguments {
     /// Draw the plot from what is recorded, and measure nothing
     #[arg(long)]
     plot: bool,
+
+    /// Hold what is recorded against the aims, one row each, and measure nothing
+    #[arg(long)]
+    aims: bool,
 }
 
 fn main() -> Result<()> {
@@ -63,6 +67,10 @@ fn main() -> Result<()> {
     let directory: PathBuf = [env!("CARGO_MANIFEST_DIR"), "record"].iter().collect();
     if arguments.plot {
         return plot::draw(&Record::load(&directory)?, &directory.join("plot.svg"));
+    }
+    if arguments.aims {
+        println!("{}", table::aims(&Record::load(&directory)?));
+        return Ok(());
     }
     for engine in &arguments.engine {
         if !engine_names().any(|name| name == engine) {
@@ -82,13 +90,12 @@ fn main() -> Result<()> {
         arguments.engine.is_empty() || arguments.engine.iter().any(|name| name == engine)
     };
     team::bind(0);
-    if arguments.histogram {
-        histogram::print(&workloads, wanted, rounds, scale);
-        return Ok(());
-    }
-
     // A comparison with some of the engines left out would pass for one with all of them.
     let record = !(arguments.quick || arguments.no_record || !arguments.engine.is_empty());
+    if arguments.histogram {
+        let lines = histogram::print(&workloads, wanted, rounds, scale);
+        return if record { histogram::record(&directory, lines) } else { Ok(()) };
+    }
     let circumstances = Circumstances::now();
     println!(
         "{} · {} cores · {} · {} · {}",
@@ -98,22 +105,30 @@ fn main() -> Result<()> {
         circumstances.rustc,
         circumstances.commit
     );
-    for workload in workloads {
+    if !arguments.engine.is_empty() {
+        println!("some engines only: the best peer, and what is said of aims, is among those");
+    }
+    // What this run has measured, and what was recorded of the workloads that it has not come to.
+    let mut known = Record::load(&directory)?;
+    for workload in &workloads {
         let outcomes = run::interleave(workload, workload.contenders(wanted, scale), rounds);
         if outcomes.is_empty() {
             println!("\n{}: none of these engines can run it", workload.name);
             continue;
         }
-        table::print_outcomes(workload, &outcomes);
+        known.insert(workload, &circumstances, outcomes);
+        known.judge();
+        if let Some(entry) = known.get(workload.name) {
+            table::print_outcomes(workload, &entry.outcomes);
+        }
         if record {
-            // Read and written each time, so that nothing is lost when a later workload fails.
-            let mut record = Record::load(&directory)?;
-            record.insert(workload, &circumstances, outcomes);
-            record.save(&directory)?;
+            // Written each time, so that nothing is lost when a later workload fails.
+            known.save(&directory)?;
         }
     }
     if record && engines::HAS_NATIVE_PEERS {
-        plot::draw(&Record::load(&directory)?, &directory.join("plot.svg"))?;
+        plot::draw(&known, &directory.join("plot.svg"))?;
+        println!("\naims, by all that is recorded\n{}", table::aims(&known));
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::aims::{self, Verdict};
 use crate::machine::Circumstances;
 use crate::run::Outcome;
 use crate::workloads::{self, Workload};
@@ -39,6 +40,10 @@ struct Line<'a> {
     role: &'a str,
     median: f64,
     ratio_to_best_peer: Option<f64>,
+    measured: Option<f64>,
+    aim: Option<&'a str>,
+    stretch: Option<&'a str>,
+    verdict: Option<Verdict>,
     min: f64,
     max: f64,
     spread: f64,
@@ -85,12 +90,29 @@ impl Record {
         self.0.get(workload)
     }
 
-    /// Writes both files, workloads that no longer exist left out.
+    /// The median of an engine on a workload.
+    pub fn median(&self, workload: &str, engine: &str) -> Option<f64> {
+        let mut outcomes = self.get(workload)?.outcomes.iter();
+        Some(outcomes.find(|outcome| outcome.engine == engine)?.summary.median)
+    }
+
+    /// Judges every figure anew by the aims, some of which compare workloads.
+    pub fn judge(&mut self) {
+        let before = self.clone();
+        for (workload, entry) in &mut self.0 {
+            for outcome in &mut entry.outcomes {
+                outcome.aim = aims::judge(&before, workload, &outcome.engine);
+            }
+        }
+    }
+
+    /// Judges, and writes all files, workloads that no longer exist left out.
     ///
     /// # Errors
     /// They cannot be written.
     pub fn save(&mut self, directory: &Path) -> Result<()> {
         self.0.retain(|name, _| workloads::ALL.iter().any(|workload| workload.name == name));
+        self.judge();
         fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
         let mut json = serde_json::to_string_pretty(self)?;
         json.push('\n');
@@ -113,6 +135,10 @@ impl Record {
                     role: &outcome.role,
                     median: rounded(outcome.summary.median),
                     ratio_to_best_peer: outcome.ratio.map(rounded),
+                    measured: outcome.aim.as_ref().map(|aim| rounded(aim.measured)),
+                    aim: outcome.aim.as_ref().map(|aim| aim.aim.as_str()),
+                    stretch: outcome.aim.as_ref().and_then(|aim| aim.stretch.as_deref()),
+                    verdict: outcome.aim.as_ref().map(|aim| aim.verdict),
                     min: rounded(outcome.summary.min),
                     max: rounded(outcome.summary.max),
                     spread: rounded(outcome.summary.spread),
@@ -146,6 +172,7 @@ mod tests {
             role: "peer".to_owned(),
             summary: Summary { median, min: 1.0, max: 9.0, spread: 0.25, rounds: 3 },
             ratio: None,
+            aim: None,
         }
     }
 
@@ -170,13 +197,15 @@ mod tests {
         assert_eq!(
             lines.next(),
             Some(
-                "workload,unit,engine,role,median,ratio_to_best_peer,min,max,spread,rounds,date,\
-                 commit,rustc,cpu,cores,system"
+                "workload,unit,engine,role,median,ratio_to_best_peer,measured,aim,stretch,verdict,min,\
+                 max,spread,rounds,date,commit,rustc,cpu,cores,system"
             )
         );
         assert_eq!(
             lines.next(),
-            Some("pair-64,ns,talc,peer,2.346,,1.0,9.0,0.25,3,today,abc,rustc 1,\"a, b\",2,Linux")
+            Some(
+                "pair-64,ns,talc,peer,2.346,,,,,,1.0,9.0,0.25,3,today,abc,rustc 1,\"a, b\",2,Linux"
+            )
         );
         assert_eq!(lines.count(), 1);
     }

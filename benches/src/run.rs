@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::aims::Judgement;
 use crate::engines::Role;
 use crate::stats::Summary;
 use crate::workloads::{Better, Contender, Workload};
@@ -25,6 +26,9 @@ pub struct Outcome {
     pub summary: Summary,
     /// Its median over that of the best peer.
     pub ratio: Option<f64>,
+    /// How it stands to what it should be, where something is aimed at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aim: Option<Judgement>,
 }
 
 /// Lets the contenders take turns, `rounds` times, and returns what came of it, in their order.
@@ -68,6 +72,7 @@ pub fn interleave(
                 role: role_name(contender.role).to_owned(),
                 summary,
                 ratio: best.map(|best| summary.median / best),
+                aim: None,
             })
         })
         .collect()

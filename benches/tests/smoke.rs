@@ -19,9 +19,9 @@ fn is_short(workload: &&Workload) -> bool {
 
 /// One test, since engines are statics with one main thread: CPU 0.
 #[test]
-fn every_workload_runs_with_every_engine_of_ours_and_the_floor() {
+fn every_workload_runs_with_every_engine_of_ours_and_the_floors() {
     for workload in workloads::ALL.iter().filter(is_short) {
-        let wanted = |engine: &str| is_ours(engine) || engine == "floor";
+        let wanted = |engine: &str| is_ours(engine) || engine.starts_with("floor");
         let contenders = workload.contenders(wanted, Scale::Tiny);
         let names: Vec<_> = contenders.iter().map(|contender| contender.engine).collect();
         assert!(["pinned", "thread", "locked"].iter().all(|engine| names.contains(engine)));

@@ -2,6 +2,9 @@
 //!
 //! Callgrind says how often each instruction of the benchmarks of hot paths was executed, and the disassembly says which
 //! of them lock the bus: those with a `lock` prefix, and `xchg` with memory, which locks without one.
+//!
+//! What a remote free may cost is held to a limit: [`PER_REMOTE_FREE`] of them for an object that one CPU frees and
+//! another, its owner, takes in again.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -9,18 +12,99 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 
 use crate::instructions::{self, Summary};
 
 /// Operations in each of the benchmarks: `TIMES` in `benches/instructions/hot.rs`.
 const TIMES: u64 = 1000;
+/// How many objects `alloc_returned` takes in, `TIMES` of which it hands out again.
+const RETURNED: u64 = 2 * TIMES;
+/// The limit for an object that goes from its owner to another CPU and back.
+const PER_REMOTE_FREE: f64 = 1.0 / 16.0;
+/// The ways to the heap whose remote frees are held to it. (The third takes a lock for every call.)
+const WAYS: [&str; 2] = ["pinned", "thread"];
 
-/// Counts, and prints what came of it.
+/// What `benches/record/atomics.json` holds.
+#[derive(Serialize)]
+struct Recorded {
+    rustc: String,
+    /// Atomic read-modify-writes of `TIMES` operations, by the name of the benchmark.
+    counts: BTreeMap<String, u64>,
+    /// Atomic read-modify-writes for each object from its remote free until its owner has it back, by way.
+    per_remote_free: BTreeMap<String, f64>,
+    limit: f64,
+}
+
+/// Counts, prints and checks; records the counts if `bless`.
 ///
 /// # Errors
 ///
-/// A tool is missing, a benchmark fails, or the processor is another.
-pub fn run(root: &Path) -> Result<()> {
+/// A tool is missing, a benchmark fails, the processor is another, or a remote free takes more than its limit.
+pub fn run(root: &Path, bless: bool) -> Result<()> {
+    let counts = count(root)?;
+    println!("atomic read-modify-writes, of {TIMES} operations each");
+    for (name, count) in &counts {
+        println!("{name:<40} {count:>8}  {:>7.4} each", *count as f64 / TIMES as f64);
+    }
+    let per_remote_free = per_remote_free(&counts)?;
+    for (way, count) in &per_remote_free {
+        println!(
+            "an object freed remotely, and taken in again, {way}: {count:.4} (limit {PER_REMOTE_FREE})"
+        );
+    }
+    if bless {
+        let rustc = instructions::version("rustc")?;
+        let recorded = Recorded {
+            rustc,
+            counts,
+            per_remote_free: per_remote_free.clone(),
+            limit: PER_REMOTE_FREE,
+        };
+        let path = root.join("benches/record/atomics.json");
+        let text = serde_json::to_string_pretty(&recorded)? + "\n";
+        fs::write(&path, text).with_context(|| path.display().to_string())?;
+        println!("recorded in {}", path.display());
+    }
+    within_limit(&per_remote_free)
+}
+
+/// The check alone, as a step of the gate; a report of what was counted.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn check(root: &Path) -> Result<String> {
+    let per_remote_free = per_remote_free(&count(root)?)?;
+    within_limit(&per_remote_free)?;
+    Ok(format!("{per_remote_free:?}"))
+}
+
+/// What an object takes from its remote free, in the order of allocation, until its owner has it back.
+fn per_remote_free(counts: &BTreeMap<String, u64>) -> Result<BTreeMap<String, f64>> {
+    let of =
+        |name: String| counts.get(&name).copied().with_context(|| format!("no benchmark `{name}`"));
+    WAYS.iter()
+        .map(|way| {
+            let freed = of(format!("free_remote/{way}"))? as f64 / TIMES as f64;
+            let taken_in = of(format!("alloc_returned/{way}"))? as f64 / RETURNED as f64;
+            Ok(((*way).to_owned(), freed + taken_in))
+        })
+        .collect()
+}
+
+fn within_limit(per_remote_free: &BTreeMap<String, f64>) -> Result<()> {
+    for (way, count) in per_remote_free {
+        if *count > PER_REMOTE_FREE {
+            bail!(
+                "a remote free takes {count:.4} atomic read-modify-writes ({way}), more than {PER_REMOTE_FREE}"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn count(root: &Path) -> Result<BTreeMap<String, u64>> {
     if !cfg!(target_arch = "x86_64") {
         bail!("only the instructions of x86_64 are known here");
     }
@@ -35,7 +119,7 @@ pub fn run(root: &Path) -> Result<()> {
     }
     let summaries = instructions::summaries(&String::from_utf8_lossy(&output.stdout))?;
     let mut disassembled: BTreeMap<PathBuf, HashSet<u64>> = BTreeMap::new();
-    println!("atomic read-modify-writes, of {TIMES} operations each");
+    let mut counts = BTreeMap::new();
     for summary in &summaries {
         let program = &summary.benchmark_exe;
         if !disassembled.contains_key(program) {
@@ -44,9 +128,9 @@ pub fn run(root: &Path) -> Result<()> {
         let path = profile(summary)?;
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let count = executions(&text, &program.to_string_lossy(), &disassembled[program])?;
-        println!("{:<40} {count:>8}  {:>7.4} each", summary.name(), count as f64 / TIMES as f64);
+        counts.insert(summary.name(), count);
     }
-    Ok(())
+    Ok(counts)
 }
 
 fn disassembly(program: &Path) -> Result<String> {
@@ -127,6 +211,20 @@ mod tests {
             \x20   100a:\txchg   BYTE PTR [rdi],al\n\
             \x20   100c:\tmov    rax,QWORD PTR [rdi]\n";
         assert_eq!(locking(text), HashSet::from([0x1000, 0x100a]));
+    }
+
+    #[test]
+    fn a_remote_free_is_held_to_its_limit() {
+        let count = |freed: u64, returned: u64| {
+            let counts = WAYS.iter().flat_map(|way| {
+                [(format!("free_remote/{way}"), freed), (format!("alloc_returned/{way}"), returned)]
+            });
+            per_remote_free(&counts.collect()).and_then(|counts| within_limit(&counts))
+        };
+        assert!(count(16, 90).is_ok());
+        assert!(count(16, 95).is_err());
+        assert!(count(63, 0).is_err());
+        assert!(per_remote_free(&BTreeMap::new()).is_err(), "nothing was counted");
     }
 
     #[test]

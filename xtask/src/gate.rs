@@ -10,7 +10,8 @@ use anyhow::{Result, bail};
 
 use crate::runner::{Runner, cargo};
 use crate::{
-    LIBRARY, STABLE_FEATURES, cross, instructions, kernel, layers, programs, target_directory,
+    LIBRARY, STABLE_FEATURES, atomics, cross, instructions, kernel, layers, programs,
+    target_directory,
 };
 
 const HOST: &str = "x86_64-unknown-linux-gnu";
@@ -96,6 +97,9 @@ fn long(runner: &mut Runner) -> Result<()> {
     let mut command = cargo(&["test", "--package", LIBRARY, "--lib", "--tests"]);
     command.env("PROPTEST_CASES", MANY_CASES);
     runner.step("tests at length", &mut command)?;
+
+    let root = runner.root().to_path_buf();
+    runner.check("atomics", || atomics::check(&root))?;
 
     let mut command = unstable_cargo(runner.root(), "provenance");
     command.args(["rustc", "--package", LIBRARY, "--lib", "--features", "nightly", "--"]);

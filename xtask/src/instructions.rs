@@ -20,6 +20,12 @@ const RUNNER_VERSION: &str = "0.20.0";
 /// A count may grow by so many per cent.
 const TOLERANCE_PERCENT: u64 = 3;
 
+/// The two cases of a benchmark that is run beside little and beside sixteen times as much of something.
+const SCALES: [&str; 2] = ["/x1", "/x16"];
+/// What the second may be above the first: so many per cent, and a few instructions for a level of a table.
+const SCALE_PERCENT: u64 = 5;
+const SCALE_INSTRUCTIONS: u64 = 32;
+
 /// What `benches/record/instructions.json` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Budgets {
@@ -65,6 +71,10 @@ pub fn run(root: &Path, bless: bool) -> Result<()> {
     }
     let counts = counts(&String::from_utf8_lossy(&output.stdout))?;
     if bless {
+        let growing = growing(&counts);
+        if !growing.is_empty() {
+            bail!("{}", growing.join("\n"));
+        }
         let budgets = Budgets { rustc: version("rustc")?, valgrind: version("valgrind")?, counts };
         let mut text = serde_json::to_string_pretty(&budgets)?;
         text.push('\n');
@@ -124,7 +134,11 @@ pub fn home(root: &Path) -> PathBuf {
 }
 
 /// What `program --version` prints.
-fn version(program: &str) -> Result<String> {
+///
+/// # Errors
+///
+/// It cannot be started.
+pub fn version(program: &str) -> Result<String> {
     let output = Command::new(program)
         .arg("--version")
         .stderr(Stdio::null())
@@ -224,6 +238,29 @@ fn compare(budgets: &Counts, counts: &Counts) -> BTreeMap<String, Verdict> {
         .collect()
 }
 
+/// The benchmarks that cost more beside more, or of whose two cases one is missing.
+fn growing(counts: &Counts) -> Vec<String> {
+    let [small, large] = SCALES;
+    let mut growing = Vec::new();
+    for (name, &count) in counts {
+        if let Some(benchmark) = name.strip_suffix(large) {
+            match counts.get(&format!("{benchmark}{small}")) {
+                Some(&base) if count > base + base * SCALE_PERCENT / 100 + SCALE_INSTRUCTIONS => {
+                    growing
+                        .push(format!("{benchmark} grows with what there is: {base} -> {count}"));
+                }
+                Some(_) => {}
+                None => growing.push(format!("{benchmark} has no case {small}")),
+            }
+        } else if let Some(benchmark) = name.strip_suffix(small)
+            && !counts.contains_key(&format!("{benchmark}{large}"))
+        {
+            growing.push(format!("{benchmark} has no case {large}"));
+        }
+    }
+    growing
+}
+
 /// A report of the counts, or an error that holds it.
 fn judge(budgets: &Budgets, rustc: &str, counts: &Counts) -> Result<String> {
     let verdicts = compare(&budgets.counts, counts);
@@ -244,6 +281,10 @@ fn judge(budgets: &Budgets, rustc: &str, counts: &Counts) -> Result<String> {
         ));
     }
     let report = lines.join("\n");
+    let growing = growing(counts);
+    if !growing.is_empty() {
+        bail!("{report}\n{}", growing.join("\n"));
+    }
     if budgets.rustc != rustc {
         let recorded = &budgets.rustc;
         return Ok(format!(
@@ -298,6 +339,19 @@ mod tests {
         let report = judge(&budgets, "rustc 2", &now).expect("no verdict");
         assert!(report.contains("nothing decided"), "{report}");
         assert!(judge(&budgets, "rustc 1", &counts_of(&[("a", 100)])).is_ok());
+    }
+
+    #[test]
+    fn what_costs_more_beside_more_fails_under_every_compiler() {
+        let verdict = |small, large| {
+            let now = counts_of(&[("f/x1", small), ("f/x16", large)]);
+            judge(&Budgets { counts: now.clone(), ..budgets_of(&[]) }, "rustc 2", &now)
+        };
+        assert!(verdict(1000, 1082).is_ok());
+        assert!(verdict(1000, 1083).is_err());
+        assert!(verdict(1000, 500).is_ok());
+        assert_eq!(growing(&counts_of(&[("f/x1", 1)])).len(), 1, "a case is missing");
+        assert_eq!(growing(&counts_of(&[("f/x16", 1)])).len(), 1, "a case is missing");
     }
 
     #[test]

@@ -75,8 +75,12 @@ enum Chore {
         #[arg(long)]
         bless: bool,
     },
-    /// Count the atomic read-modify-writes of hot paths (wants valgrind)
-    Atomics,
+    /// Count the atomic read-modify-writes of hot paths, and hold remote frees to their limit (wants valgrind)
+    Atomics {
+        /// Record the counts
+        #[arg(long)]
+        bless: bool,
+    },
     /// Measure the library beside its peers (wants a C++ compiler); `bench --help` says what can be asked
     #[command(disable_help_flag = true)]
     Bench {
@@ -100,7 +104,7 @@ fn main() -> ExitCode {
             .and_then(|mut runner| kernel::run_all(&mut runner, &machines)),
         Chore::Test32 => cross::test32(&mut runner::Runner::streaming(root)),
         Chore::Instructions { bless } => instructions::run(root, bless),
-        Chore::Atomics => atomics::run(root),
+        Chore::Atomics { bless } => atomics::run(root, bless),
         Chore::Bench { arguments } => bench::run(root, &arguments),
     };
     match outcome {

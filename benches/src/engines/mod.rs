@@ -34,6 +34,7 @@ macro_rules! forward {
 }
 
 mod floor;
+pub mod floors;
 mod hosted_peers;
 mod locked_peers;
 mod ours;
@@ -48,7 +49,8 @@ pub use floor::Floor;
 pub use hosted_peers::{Jemalloc, MiMalloc, RpMalloc, SnMalloc};
 pub use locked_peers::{BuddySystem, LinkedList, Rlsf, Talc};
 pub use ours::{OursLocked, OursPinned, OursThread, Predecessor, region};
-pub use timed::{Timed, calls_since, clear_calls};
+pub(crate) use timed::timed;
+pub use timed::{Timed, calls_since, clear_calls, new_histogram};
 
 /// Whether peers written in C and C++ are built in.
 pub const HAS_NATIVE_PEERS: bool = cfg!(feature = "peers");
@@ -76,7 +78,7 @@ pub enum Role {
     Ours,
     /// What it is compared to.
     Peer,
-    /// What the harness costs alone.
+    /// What the harness costs alone, or a [prototype](floors).
     Floor,
 }
 
@@ -138,4 +140,7 @@ engines! {
     RpMalloc: RpMalloc, "rpmalloc", Peer;
     System: std::alloc::System, "system", Peer;
     Floor: Floor, "floor", Floor;
+    FloorList: floors::List, "floor-list", Floor;
+    FloorBits: floors::Bits, "floor-bits", Floor;
+    FloorMagazine: floors::Magazines, "floor-magazine", Floor;
 }

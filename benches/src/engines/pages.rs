@@ -43,6 +43,13 @@ macro_rules! by_address {
 
         static $heap: $type = $new;
 
+        impl $name {
+            /// The heap itself.
+            pub fn heap() -> &'static $type {
+                &$heap
+            }
+        }
+
         impl Pages for $name {
             type Block = usize;
 

@@ -25,8 +25,11 @@ impl Drop for OfThread {
     }
 }
 
-/// Up to 2^36 cycles, three digits.
-fn new_histogram() -> Histogram<u64> {
+/// An empty histogram, of up to 2^36 cycles, three digits.
+///
+/// # Panics
+/// Never: the bounds are sound.
+pub fn new_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 1 << 36, 3).expect("sound bounds")
 }
 
@@ -65,10 +68,14 @@ impl<E: Engine> Engine for Timed<E> {
     fn leave_thread() {
         E::leave_thread();
     }
+
+    fn tick() {
+        E::tick();
+    }
 }
 
 #[inline(always)]
-pub(super) fn timed<R>(call: impl FnOnce() -> R) -> R {
+pub(crate) fn timed<R>(call: impl FnOnce() -> R) -> R {
     let start = cycles::now();
     let result = call();
     let took = cycles::now().saturating_sub(start);

@@ -206,6 +206,9 @@ const fn filling(name: &'static str, about: &'static str, most: usize, when: Whe
 /// A free walks the list of all holes.
 const TOO_SLOW: (&str, &str) = ("linked_list_allocator", "a free walks all holes: minutes a round");
 
+/// What another thread frees goes on that thread's lists, and never comes back.
+const LEAKS: (&str, &str) = ("floor-list", "objects freed by another thread do not come back");
+
 /// All workloads, in the order of tables.
 pub static ALL: &[Workload] = &[
     objects::<pair::Constant<8>>("pair-8", "one 8 B object, constant layout"),
@@ -251,16 +254,30 @@ pub static ALL: &[Workload] = &[
         "1,000 live, 8 B to 128 KiB, replaced",
     ),
     objects::<churn::TwoThreads>("threads-churn", "two threads, each as churn-small; per thread"),
-    objects::<handover::OneWay<false>>(
+    objects_but::<handover::OneWay<false>>(
         "handover",
         "64 B objects, one thread allocates, another frees",
+        &[LEAKS],
     ),
-    objects::<handover::OneWay<true>>("handover-read", "the same, and reads each before"),
-    objects::<handover::Circle<2>>("handover-both", "two threads, each allocates for the other"),
-    objects::<handover::Circle<4>>("handover-ring", "four threads in a ring, each for the next"),
-    objects::<exit::ThreadExit>(
+    objects_but::<handover::OneWay<true>>(
+        "handover-read",
+        "the same, and reads each before",
+        &[LEAKS],
+    ),
+    objects_but::<handover::Circle<2>>(
+        "handover-both",
+        "two threads, each allocates for the other",
+        &[LEAKS],
+    ),
+    objects_but::<handover::Circle<4>>(
+        "handover-ring",
+        "four threads in a ring, each for the next",
+        &[LEAKS],
+    ),
+    objects_but::<exit::ThreadExit>(
         "threads-exit",
         "a thread starts, allocates 1,000, frees half, ends",
+        &[LEAKS],
     ),
     objects::<growth::Growth<16>>("realloc", "16 B to 1 MiB by x1.5, per step"),
     objects::<growth::Growth<32_768>>("realloc-large", "32 KiB to 1 MiB by x1.5, per step"),
@@ -342,7 +359,11 @@ impl Workload {
                 .filter(|id| wanted(id.name()))
                 .filter_map(|id| contender(id.name(), id.role(), prepare_timed(*id, scale)))
                 .collect(),
-            Kind::Space(_) => Vec::new(),
+            Kind::Space(filling) => {
+                let round =
+                    wanted("locked").then(|| space::prepare::<space::TimedHeap>(*filling, scale));
+                contender("locked", Role::Ours, round).into_iter().collect()
+            }
         }
     }
 }

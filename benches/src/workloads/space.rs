@@ -17,6 +17,7 @@ use testkit::Reservation;
 
 use super::live::{draw, layout};
 use super::{Round, Scale};
+use crate::engines::timed;
 use crate::platforms::HOST;
 
 /// The region that is filled.
@@ -39,6 +40,29 @@ impl Bounded for GlobalAllocator {
         // SAFETY: the same conditions.
         unsafe { heap.init(region, 1, &HOST) }.expect("init");
         heap
+    }
+}
+
+/// The same, every call of which is timed.
+pub struct TimedHeap(Box<GlobalAllocator>);
+
+impl Bounded for TimedHeap {
+    unsafe fn over(region: &mut [u8]) -> Box<Self> {
+        // SAFETY: the same conditions.
+        Box::new(Self(unsafe { GlobalAllocator::over(region) }))
+    }
+}
+
+// SAFETY: passes every call on.
+unsafe impl GlobalAlloc for TimedHeap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the same conditions.
+        timed(|| unsafe { GlobalAlloc::alloc(&*self.0, layout) })
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the same conditions.
+        timed(|| unsafe { GlobalAlloc::dealloc(&*self.0, ptr, layout) })
     }
 }
 

@@ -5,6 +5,9 @@ use crate::error::{AllocError, AllocResult};
 use crate::percpu::{FaultLog, Heap};
 use crate::platform::{Access, Platform};
 
+/// How many groups that others freed into a tick takes in.
+const COLLECTED_BY_TICK: usize = 1024;
+
 /// How much of a heap is given back.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Give {
@@ -63,8 +66,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// To be called now and then, say from the timer: publishes the remote frees that this CPU
-    /// gathered, takes in what others freed, gives surplus pages back. Does nothing if it
-    /// interrupted the allocator.
+    /// gathered, takes in what others freed (a bounded part of it), gives surplus pages back. Does
+    /// nothing if it interrupted the allocator.
     ///
     /// # Errors
     /// As [`idle`](Self::idle).
@@ -161,7 +164,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             Give::All => local.drain(heap.inbox(), &env),
             Give::Surplus => {
                 local.remote.flush(&env, &mut local.faults);
-                local.collect(heap.inbox(), &env);
+                local.collect_some(heap.inbox(), COLLECTED_BY_TICK, &env);
                 local.pages.trim(&env);
                 local.blocks.trim(&env);
             }

@@ -86,7 +86,7 @@ impl<const PAGE_SIZE: usize, P: Platform> Drop for Own<'_, PAGE_SIZE, P> {
     #[inline(always)]
     fn drop(&mut self) {
         match P::ACCESS {
-            Access::Exclusive => self.heap.gate.leave(),
+            Access::Exclusive => self.heap.gate.leave(P::CLAIMS),
             // SAFETY: the fast path took the lock.
             Access::Locked => unsafe { sync::unlock(&self.heap.lock, Rank::Heap) },
         }
@@ -367,7 +367,7 @@ impl<const PAGE_SIZE: usize, P: Platform> Drop for Session<'_, PAGE_SIZE, P> {
     fn drop(&mut self) {
         match self.hold {
             Hold::Gate if self.park => self.heap.gate.leave_parked(),
-            Hold::Gate => self.heap.gate.leave(),
+            Hold::Gate => self.heap.gate.leave(P::CLAIMS),
             // SAFETY: this session holds the lock.
             Hold::Lock => unsafe { sync::unlock(&self.heap.lock, Rank::Heap) },
             Hold::Suspended => {}

@@ -188,6 +188,16 @@ impl FreeGroups {
         }
     }
 
+    /// An empty slab: the one that is kept, or the first group's. O(groups of two slabs).
+    pub(super) fn empty(&self) -> Option<NonNull<Slab>> {
+        let first = self.first;
+        // SAFETY: F3; the first group is the caller's.
+        unsafe {
+            let of_first = (first != Group::empty()).then(|| Slab::of_group(first));
+            self.warm.into_iter().chain(of_first).find(|slab| Slab::is_empty(*slab))
+        }
+    }
+
     /// The first slab in the list all of whose groups are idle, from a group on, and the group
     /// behind all of its own that follow. O(groups in the list).
     ///

@@ -24,6 +24,11 @@
 //! time it tries to enter it sees the claim and takes `BUSY` back. The claimer leaves the state as
 //! it is. The release store that ends the claim pairs with the owner's acquire load.
 //!
+//! An owner that was inside when the barrier reached it leaves afterwards, and the claimer waits
+//! for that: what the owner wrote in between no barrier orders. So where heaps can be claimed,
+//! `OPEN` is stored with release ordering, which pairs with the claimer's acquire load. (Where
+//! they cannot, nobody else ever reads what an `OPEN` heap holds.)
+//!
 //! [`Platform::CLAIMS`]: crate::platform::Platform::CLAIMS
 
 use crate::sync::atomic::{AtomicU8, Ordering, compiler_fence};
@@ -60,7 +65,7 @@ impl Gate {
         self.state.store(BUSY, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
         if claims && self.is_claimed() {
-            self.state.store(OPEN, Ordering::Relaxed);
+            self.leave(claims);
             return false;
         }
         true
@@ -97,9 +102,9 @@ impl Gate {
 
     /// Leaves the heap; its CPU goes on running.
     #[inline(always)]
-    pub(crate) fn leave(&self) {
+    pub(crate) fn leave(&self, claims: bool) {
         compiler_fence(Ordering::SeqCst);
-        self.state.store(OPEN, Ordering::Relaxed);
+        self.state.store(OPEN, if claims { Ordering::Release } else { Ordering::Relaxed });
     }
 
     /// Leaves the heap and lets others drain it until its CPU enters again.
@@ -182,7 +187,7 @@ mod tests {
         assert!(gate.enter_slow(false, relax));
         assert!(!gate.enter(false));
         assert!(!gate.enter_slow(false, relax));
-        gate.leave();
+        gate.leave(false);
         assert!(gate.enter(false));
     }
 
@@ -194,7 +199,7 @@ mod tests {
         gate.give_back();
         assert!(gate.enter_slow(false, relax));
         assert!(!gate.take());
-        gate.leave();
+        gate.leave(false);
         assert!(!gate.take());
         assert!(gate.enter(false));
         gate.leave_parked();
@@ -213,12 +218,12 @@ mod tests {
 
         assert!(gate.enter_slow(true, relax));
         assert!(!claim(), "its owner is inside");
-        gate.leave();
+        gate.leave(true);
         assert!(claim());
         assert!(!gate.enter(true));
         gate.give_back();
         assert!(gate.enter(true), "the owner goes on as if nothing had been");
-        gate.leave();
+        gate.leave(true);
         assert!(!gate.claim(|| false, relax), "not where the barrier fails");
         assert!(gate.enter(true));
     }

@@ -14,6 +14,9 @@ use crate::slab::{
 use crate::sync::RawLock;
 use crate::units::Misuse;
 
+/// How many groups that others freed into an allocation takes in; each brings an object at least.
+const COLLECTED: usize = 64;
+
 /// What only the holder of a heap touches.
 pub(crate) struct Local<const PAGE_SIZE: usize> {
     pub(super) classes: [FreeGroups; SizeClass::COUNT],
@@ -21,6 +24,8 @@ pub(crate) struct Local<const PAGE_SIZE: usize> {
     pub(crate) blocks: BlockCache<PAGE_SIZE>,
     pub(crate) remote: RemoteBatch,
     pub(crate) faults: FaultLog,
+    /// An empty slab could not be released and is neither kept nor the first group's.
+    pub(super) unsettled: bool,
 }
 
 impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
@@ -31,6 +36,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             blocks: BlockCache::new(),
             remote: RemoteBatch::new(),
             faults: FaultLog::new(),
+            unsettled: false,
         }
     }
 
@@ -41,7 +47,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     }
 
     /// All of [`alloc`](Self::alloc): what is at hand, then what others freed, then a new slab.
-    /// O(1) amortised: the inbox holds each group once, however many objects it brings.
+    /// O(1): of what waits in the inbox a bounded part is taken in.
     #[cold]
     #[inline(never)]
     pub(crate) fn refill<L: RawLock>(
@@ -55,7 +61,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         if let Some(inbox) = env.heaps.inbox_of(env.id)
             && !inbox.is_empty()
         {
-            self.collect(inbox, env);
+            self.collect_some(inbox, COLLECTED, env);
             if let Some(object) = self.alloc(class) {
                 return Ok(object);
             }
@@ -117,11 +123,10 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         // one that cannot be released stays there.
         unsafe {
             let groups = &mut self.classes[Slab::class(slab).index()];
-            if let Some(surplus) = groups.settle(slab)
-                && Slab::quiescent(surplus)
-                && Self::release_listed(groups, surplus, env)
-                && surplus != slab
-            {
+            let Some(surplus) = groups.settle(slab) else { return };
+            if !Slab::quiescent(surplus) || !Self::release_listed(groups, surplus, env) {
+                self.unsettled = true;
+            } else if surplus != slab {
                 groups.settle(slab);
             }
         }
@@ -172,6 +177,17 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             // SAFETY: popped off this heap's inbox, whose chain is drained to its end.
             unsafe { self.collect_word(word, env) };
         }
+    }
+
+    /// Takes in some of it: up to `most` groups. O(`most`).
+    pub(crate) fn collect_some<L: RawLock>(
+        &mut self,
+        inbox: &Inbox,
+        most: usize,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) {
+        // SAFETY: popped off this heap's inbox, whose owner the caller is or stands for.
+        inbox.take_some(most, |word| unsafe { self.collect_word(word, env) });
     }
 
     /// # Safety

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use super::free_groups::FreeGroups;
 use super::{Env, Local};
 use crate::buddy::{Kind, PageError, PageRef, Section};
-use crate::slab::{ClassTable, Inbox, SizeClass, Slab, SlabLabel, SlabPlace};
+use crate::slab::{ClassTable, Group, Inbox, SizeClass, Slab, SlabLabel, SlabPlace};
 use crate::sync::RawLock;
 
 /// How many slabs of a class there are before longer ones are made.
@@ -172,6 +172,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         for class in 0..SizeClass::COUNT {
             self.release_empty(class, env);
         }
+        self.unsettled &= !env.may_wait();
         self.drain_pages(env);
     }
 
@@ -181,13 +182,19 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         self.blocks.drain(env);
     }
 
-    /// Releases the empty slabs of a class. O(groups in the list).
+    /// Releases the empty slabs of a class: the one that is kept, and the first group's. O(groups
+    /// of these); where others could not be released before, O(groups in the list).
     fn release_empty<L: RawLock>(&mut self, class: usize, env: &Env<'_, PAGE_SIZE, L>) {
         let groups = &mut self.classes[class];
-        let mut at = groups.first();
-        // SAFETY: the groups of the list are alive and this heap's; where the search goes on is
-        // a group of another slab, which stays when this one goes.
+        // SAFETY: the slabs named, and the groups of the list, are alive and this heap's; where
+        // the search goes on is a group of another slab, which stays when this one goes.
         unsafe {
+            while let Some(slab) = groups.empty() {
+                if !Slab::quiescent(slab) || !Self::release_listed(groups, slab, env) {
+                    break;
+                }
+            }
+            let mut at = if self.unsettled { groups.first() } else { Group::empty() };
             while let Some((slab, next)) = groups.next_empty(at) {
                 at = next;
                 if Slab::quiescent(slab) && !Self::release_listed(groups, slab, env) {

@@ -2,6 +2,11 @@
 //!
 //! A stack that any CPU pushes on and that its owner takes whole, so it has no ABA problem: a
 //! word is pushed again only after it was taken. See `remote_word` for the protocol around it.
+//!
+//! However many words wait, one allocation must not pay for all of them. So what the owner takes
+//! and does not come to it puts aside as the inbox's *rest*, and goes on with that next time. Only
+//! the owner puts a rest there, and only while there is none; anybody who may take the inbox takes
+//! the rest too.
 
 use core::ptr::NonNull;
 
@@ -15,19 +20,26 @@ use crate::sync::atomic::{AtomicPtr, Ordering};
 /// - A word is on at most one inbox.
 pub(crate) struct Inbox {
     head: AtomicPtr<RemoteWord>,
+    rest: AtomicPtr<RemoteWord>,
 }
 
 impl Inbox {
     /// An empty inbox.
     #[cfg(not(loom))]
     pub(crate) const fn new() -> Self {
-        Self { head: AtomicPtr::new(core::ptr::null_mut()) }
+        Self {
+            head: AtomicPtr::new(core::ptr::null_mut()),
+            rest: AtomicPtr::new(core::ptr::null_mut()),
+        }
     }
 
     /// An empty inbox.
     #[cfg(loom)]
     pub(crate) fn new() -> Self {
-        Self { head: AtomicPtr::new(core::ptr::null_mut()) }
+        Self {
+            head: AtomicPtr::new(core::ptr::null_mut()),
+            rest: AtomicPtr::new(core::ptr::null_mut()),
+        }
     }
 
     /// Queues a remote word. Lock-free; one compare-and-swap unless disturbed.
@@ -63,17 +75,39 @@ impl Inbox {
     /// Meant for the owner; another CPU may act for it only while it keeps the owner out.
     #[inline]
     pub(crate) fn take_all(&self) -> Chain {
-        if self.is_empty() {
-            return Chain { next: core::ptr::null_mut() };
+        Chain { next: take(&self.head), then: take(&self.rest) }
+    }
+
+    /// Takes up to `most` words, and has each of them collected; O(`most`).
+    ///
+    /// For the owner alone, or whoever keeps it out.
+    pub(crate) fn take_some(&self, most: usize, collect: impl FnMut(NonNull<RemoteWord>)) {
+        let rest = take(&self.rest);
+        let next = if rest.is_null() { take(&self.head) } else { rest };
+        let mut chain = Chain { next, then: core::ptr::null_mut() };
+        chain.by_ref().take(most).for_each(collect);
+        let left = core::mem::replace(&mut chain.next, core::ptr::null_mut());
+        if !left.is_null() {
+            // There is no rest now: it was taken above, and nobody else puts one there. Release:
+            // whoever takes it sees the links.
+            self.rest.store(left, Ordering::Release);
         }
-        Chain { next: self.head.swap(core::ptr::null_mut(), Ordering::Acquire) }
     }
 
     /// Whether nothing is queued at this moment.
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.head.load(Ordering::Relaxed).is_null()
+        self.head.load(Ordering::Relaxed).is_null() && self.rest.load(Ordering::Relaxed).is_null()
     }
+}
+
+/// Takes a stack whole; no read-modify-write if it looks empty.
+#[inline]
+fn take(stack: &AtomicPtr<RemoteWord>) -> *mut RemoteWord {
+    if stack.load(Ordering::Relaxed).is_null() {
+        return core::ptr::null_mut();
+    }
+    stack.swap(core::ptr::null_mut(), Ordering::Acquire)
 }
 
 /// Words taken off an inbox, yielded one by one. Must be run to its end: what it has not
@@ -81,6 +115,8 @@ impl Inbox {
 #[must_use = "words that are not yielded are lost"]
 pub(crate) struct Chain {
     next: *mut RemoteWord,
+    /// Another chain, which comes after this one.
+    then: *mut RemoteWord,
 }
 
 impl Iterator for Chain {
@@ -88,6 +124,9 @@ impl Iterator for Chain {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        if self.next.is_null() {
+            self.next = core::mem::replace(&mut self.then, core::ptr::null_mut());
+        }
         let word = NonNull::new(self.next)?;
         // SAFETY: the word is queued and uncollected, so its slab lives. The link is read
         // before it is yielded: once it is collected, it may be pushed elsewhere.
@@ -98,6 +137,7 @@ impl Iterator for Chain {
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        debug_assert!(self.next.is_null(), "a chain of remote frees was dropped before its end");
+        let done = self.next.is_null() && self.then.is_null();
+        debug_assert!(done, "a chain of remote frees was dropped before its end");
     }
 }

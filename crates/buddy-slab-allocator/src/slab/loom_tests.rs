@@ -256,3 +256,30 @@ fn loom_what_a_cpu_wrote_before_its_free_is_ordered_before_the_next_use() {
         slab.release();
     });
 }
+
+#[test]
+fn loom_a_rest_put_aside_and_what_another_cpu_takes_meanwhile_lose_nothing() {
+    loom::model(|| {
+        let mut slab = ModelSlab::new(&[0b1, 0b1]);
+        let inbox = Arc::new(Inbox::new());
+        slab.group(0).free(0b1, &inbox);
+        slab.group(1).free(0b1, &inbox);
+        // Short of memory: looks through what waits, and puts it back.
+        let worker = {
+            let inbox = inbox.clone();
+            thread::spawn(move || {
+                for group in inbox.take_all() {
+                    // SAFETY: taken off an inbox, and not collected.
+                    unsafe { inbox.push(group) };
+                }
+            })
+        };
+        while slab.used != 0 {
+            inbox.take_some(1, |group| assert_eq!(slab.collect(group), 0));
+            thread::yield_now();
+        }
+        worker.join().unwrap();
+        assert!(inbox.is_empty());
+        slab.release();
+    });
+}

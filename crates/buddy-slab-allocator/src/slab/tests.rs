@@ -318,3 +318,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_inbox_is_taken_in_parts_and_nothing_is_left_out() {
+    let words: Vec<NonNull<RemoteWord>> =
+        (0..10).map(|tag| NonNull::from(Box::leak(Box::new(RemoteWord::new(tag))))).collect();
+    let inbox = Inbox::new();
+    // SAFETY: each word is pushed once, and alive.
+    let push = |words: &[NonNull<RemoteWord>]| words.iter().for_each(|&w| unsafe { inbox.push(w) });
+    let mut seen = Vec::new();
+    push(&words[..7]);
+    inbox.take_some(3, |word| seen.push(word));
+    assert_eq!(seen.len(), 3);
+    assert!(!inbox.is_empty(), "the rest waits");
+    push(&words[7..]);
+    inbox.take_some(2, |word| seen.push(word));
+    assert_eq!(seen.len(), 5);
+    seen.extend(inbox.take_all());
+    assert!(inbox.is_empty());
+    inbox.take_some(2, |_| panic!("there is nothing"));
+    let mut expected = words;
+    seen.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(seen, expected);
+}
