@@ -14,6 +14,7 @@ mod local;
 mod page_list;
 mod remote;
 mod slabs;
+mod spans;
 mod steal;
 
 pub(crate) use block_cache::{BlockCache, BlockSize, max_cached_pages};
