@@ -3,12 +3,13 @@
 //! `slabs` makes and releases whole ones.
 //!
 //! An empty slab a class is kept warm behind the current one, and the current one stays if it is
-//! empty too: at most two.
+//! empty too: at most two. Others are idle (`idle`), or released.
 
 use core::hint::cold_path;
 use core::ptr::NonNull;
 
 use super::class_slabs::{CURRENT, ClassSlabs, PARTIAL};
+use super::idle::IdleSlabs;
 use super::{BlockCache, Env, FaultLog, PageLists, remote::RemoteBatch};
 use crate::buddy::PageError;
 use crate::slab::{self, Group, GroupFree, Inbox, ObjectIndex, RemoteWord, SizeClass, Slab};
@@ -18,6 +19,7 @@ use crate::units::Misuse;
 /// What only the holder of a heap touches.
 pub(crate) struct Local<const PAGE_SIZE: usize> {
     pub(super) classes: [ClassSlabs; SizeClass::COUNT],
+    pub(super) idle: IdleSlabs,
     pub(crate) pages: PageLists<PAGE_SIZE>,
     pub(crate) blocks: BlockCache<PAGE_SIZE>,
     pub(crate) remote: RemoteBatch,
@@ -28,6 +30,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     pub(crate) const fn new() -> Self {
         Self {
             classes: [const { ClassSlabs::new() }; SizeClass::COUNT],
+            idle: IdleSlabs::new(),
             pages: PageLists::new(),
             blocks: BlockCache::new(),
             remote: RemoteBatch::new(),
@@ -85,16 +88,19 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         class: SizeClass,
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> Result<NonNull<u8>, PageError> {
-        if let Some(inbox) = env.heaps.inbox_of(env.id)
+        let mut idle = self.idle.pop(class.index());
+        if idle.is_none()
+            && let Some(inbox) = env.heaps.inbox_of(env.id)
             && !inbox.is_empty()
         {
             self.collect(inbox, env);
             if let Some(object) = self.alloc_at_hand(class) {
                 return Ok(object);
             }
+            idle = self.idle.pop(class.index());
         }
-        let slab = self.new_slab(class, env)?;
-        // SAFETY: new, this heap's, of this class, in no chain.
+        let slab = idle.map_or_else(|| self.new_slab(class, env), Ok)?;
+        // SAFETY: this heap's, of this class, empty, in no chain.
         unsafe { self.classes[class.index()].insert(slab) };
         self.alloc_at_hand(class).ok_or(PageError::Exhausted)
     }
@@ -207,7 +213,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         }
     }
 
-    /// Releases an empty slab, or keeps it warm if the class has no other.
+    /// Releases an empty slab, or keeps it: warm if the class has no other, idle if there is room.
     ///
     /// # Safety
     /// - `slab` is this heap's, empty, and a partial one in its class's chain.
@@ -223,7 +229,10 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             slabs.remove(slab);
             let warm_already = slabs.current().is_some_and(|current| Slab::is_empty(current))
                 || slabs.first_partial().is_some_and(|first| Slab::is_idle(first));
-            if !warm_already || !Slab::quiescent(slab) || !Self::release(slab, env) {
+            if !warm_already
+                || !Slab::quiescent(slab)
+                || !(self.idle.push(slab, env) || Self::release(slab, env))
+            {
                 slabs.insert(slab);
             }
         }
@@ -270,14 +279,17 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             let index = ObjectIndex::new(number, doubles.trailing_zeros());
             // SAFETY: alive; an object that was published is one of the slab's.
             let object = unsafe { Slab::object_ptr(slab, index) };
-            self.faults.note(object.addr().get(), Misuse::DoubleFree);
+            // SAFETY: as above.
+            let exists = index.get() < unsafe { Slab::object_count(slab) };
+            let kind = if exists { Misuse::DoubleFree } else { Misuse::Interior };
+            self.faults.note(object.addr().get(), kind);
             doubles &= doubles - 1;
         }
     }
 
     /// How many objects of a class are free in this heap's slabs. O(slabs in the chain).
     pub(crate) fn free_objects(&self, class: SizeClass) -> usize {
-        let slabs = self.classes[class.index()].all();
+        let slabs = self.classes[class.index()].all().chain(self.idle.of_class(class.index()));
         // SAFETY: all slabs reached are alive and this heap's.
         slabs.map(|slab| unsafe { Slab::object_count(slab) - Slab::used(slab) }).sum()
     }
@@ -286,6 +298,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     pub(crate) fn check<L: RawLock>(&self, env: &Env<'_, PAGE_SIZE, L>, shared: bool) {
         self.pages.check(env);
         self.blocks.check(env);
+        self.idle.check(env.id);
         for class in SizeClass::ALL {
             let slabs = &self.classes[class.index()];
             let mut warm = 0;

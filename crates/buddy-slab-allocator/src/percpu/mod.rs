@@ -10,6 +10,7 @@ mod class_slabs;
 mod faults;
 mod gate;
 mod heap;
+mod idle;
 mod local;
 mod page_list;
 mod remote;

@@ -15,7 +15,7 @@ use crate::buddy::{KeptPage, Kind, PageError, PageRef, Placement};
 use crate::sync::RawLock;
 
 /// How many blocks a CPU lets grow at once.
-const SPANS: usize = if usize::BITS >= 64 { 4 } else { 1 };
+const SPANS: usize = if usize::BITS >= 64 { 3 } else { 1 };
 
 /// Free pages, and the block in front of them.
 pub(super) struct Span<const PAGE_SIZE: usize> {
@@ -23,9 +23,9 @@ pub(super) struct Span<const PAGE_SIZE: usize> {
     base: usize,
     page: KeptPage<PAGE_SIZE>,
     /// Pages of the block; 0 if there is none.
-    count: usize,
+    count: u32,
     /// Pages of both.
-    total: usize,
+    total: u32,
     /// Whether the span is known to be zero.
     clean: bool,
 }
@@ -35,7 +35,7 @@ impl<const PAGE_SIZE: usize> Span<PAGE_SIZE> {
 
     #[inline(always)]
     fn pages(&self) -> usize {
-        self.total - self.count
+        (self.total - self.count) as usize
     }
 }
 
@@ -64,7 +64,7 @@ impl<const PAGE_SIZE: usize> Spans<PAGE_SIZE> {
     /// The span behind the block of `count` pages at `base`, as far as this heap knows.
     #[inline(always)]
     fn behind(&mut self, base: usize, count: usize) -> Option<&mut Span<PAGE_SIZE>> {
-        self.spans.iter_mut().find(|span| span.base == base && span.count == count)
+        self.spans.iter_mut().find(|span| span.base == base && span.count as usize == count)
     }
 
     /// Pages in spans.
@@ -82,10 +82,10 @@ impl<const PAGE_SIZE: usize> Spans<PAGE_SIZE> {
     /// are.
     pub(super) fn check(&self) -> usize {
         for span in self.spans.iter().filter(|span| span.base != 0) {
-            assert!(span.count < span.total && span.total <= Self::MOST, "span: pages");
+            assert!(span.count < span.total && span.total as usize <= Self::MOST, "span: pages");
             for at in span.count.max(1)..span.total {
                 // SAFETY: the invariants.
-                let page = unsafe { span.page.page().behind(at) };
+                let page = unsafe { span.page.page().behind(at as usize) };
                 assert!(page.head().is_tail(), "span: {:#x} heads no block", page.addr());
             }
         }
@@ -110,14 +110,14 @@ impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
     ) -> bool {
         let Some(span) = self.spans.behind(base, old) else { return false };
         // (One that is used up is none.)
-        if new >= span.total {
+        if new >= span.total as usize {
             return false;
         }
         // SAFETY: a page of a section with a block or a span; what follows is the span.
         if unsafe { !span.page.page().recount(Kind::Object, old, new) } {
             return false;
         }
-        span.count = new;
+        span.count = new as u32;
         counts.set_cached(counts.cached() - (new - old));
         true
     }
@@ -153,7 +153,7 @@ impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
                 && counts.cached() + old - new <= Self::limit(env)
                 && page.recount(Kind::Object, old, new)
             {
-                span.count = new;
+                span.count = new as u32;
                 span.clean = false;
                 counts.set_cached(counts.cached() + old - new);
                 return Ok(());
@@ -215,9 +215,9 @@ impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
         count: usize,
         env: &Env<'a, PAGE_SIZE, L>,
     ) -> Option<PageRef<'a, PAGE_SIZE>> {
-        let fits = |span: &&mut Span<PAGE_SIZE>| span.count == 0 && span.total > count;
+        let fits = |span: &&mut Span<PAGE_SIZE>| span.count == 0 && span.total as usize > count;
         let span = self.spans.spans.iter_mut().find(fits)?;
-        span.count = count;
+        span.count = count as u32;
         env.page_counts.set_cached(env.page_counts.cached() - count);
         // SAFETY: the heap's own pages (invariants).
         unsafe {
@@ -291,7 +291,9 @@ impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
         });
         let (base, clean) = (page.addr(), page.head().is_clean());
         // INVARIANT: cut from runs with the block; `spare` keeps both within `MOST`.
-        let span = Span { base, page: KeptPage::keep(page), count, total, clean };
+        let (count32, total32) = (count as u32, total as u32);
+        let page = KeptPage::keep(page);
+        let span = Span { base, page, count: count32, total: total32, clean };
         let old = core::mem::replace(&mut slots.spans[slot], span);
         env.page_counts.set_cached(env.page_counts.cached() + (total - count));
         if old.base != 0 {
@@ -306,7 +308,7 @@ impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
         env.page_counts.set_cached(env.page_counts.cached() - pages);
         // SAFETY: the heap owned these pages (invariants), of which nobody has heard.
         unsafe {
-            let page = span.page.page().behind(span.count);
+            let page = span.page.page().behind(span.count as usize);
             page.make_of_runs(Kind::Cached, pages, false);
             let mut page = Some(page);
             env.core.free_counted(pages, env.wait, || page.take());

@@ -50,6 +50,7 @@ mod standalone_tests;
 mod tests;
 
 #[cfg(not(loom))]
+pub(crate) use list::SlabList;
 pub(crate) use {
     class_table::ClassTable,
     group::{Group, GroupFree},
@@ -57,7 +58,7 @@ pub(crate) use {
     label::SlabLabel,
     layout::GROUP_OBJECTS,
     object_index::ObjectIndex,
-    remote::{collect, group_number, slab_of, take_one},
+    remote::{collect, group_number, publish_at, slab_of, take_one},
     remote_word::RemoteWord,
     slab::{Slab, SlabPlace},
 };

@@ -56,7 +56,6 @@ pub(crate) struct Slab {
     pub(super) object_count: u16,
     pub(super) page_count: u16,
     pub(super) owner: u16,
-    pub(super) remote_at: u16,
     pub(super) groups_at: u16,
     // The owner's.
     pub(super) busy_groups: AtomicU16,
@@ -118,7 +117,6 @@ impl Slab {
                 object_count: object_count as u16,
                 page_count: place.page_count,
                 owner,
-                remote_at: layout.remote_at as u16,
                 groups_at: layout.groups_at as u16,
                 busy_groups: AtomicU16::new(0),
                 cursor: AtomicU16::new(0),
@@ -127,7 +125,7 @@ impl Slab {
                 in_band: place.in_band,
             });
             for number in 0..layout.group_count {
-                let offset = layout.remote_at + number * REMOTE_BYTES;
+                let offset = layout.groups_at - (number + 1) * REMOTE_BYTES;
                 let remote = at.byte_add(offset).cast::<RemoteWord>();
                 remote.write(RemoteWord::new(line_tag(offset)));
                 let offset = layout.groups_at + number * GROUP_BYTES;
@@ -289,10 +287,7 @@ impl Slab {
     #[inline(always)]
     pub(super) unsafe fn remote_word(slab: NonNull<Self>, number: usize) -> NonNull<RemoteWord> {
         // SAFETY: the caller's bound keeps the word within the descriptor.
-        unsafe {
-            let at = usize::from((*slab.as_ptr()).remote_at) + number * REMOTE_BYTES;
-            slab.byte_add(at).cast()
-        }
+        unsafe { RemoteWord::of_group(Self::group(slab, 0), number) }
     }
 
     /// The bits of a group's word that stand for objects.
