@@ -50,13 +50,13 @@ mod standalone_tests;
 mod tests;
 
 #[cfg(not(loom))]
-pub(crate) use list::SlabList;
 pub(crate) use {
     class_table::ClassTable,
     group::{Group, GroupFree},
     inbox::Inbox,
     label::SlabLabel,
     layout::GROUP_OBJECTS,
+    list::SlabList,
     object_index::ObjectIndex,
     remote::{collect, group_number, publish_at, slab_of, take_one},
     remote_word::RemoteWord,
