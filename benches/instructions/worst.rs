@@ -11,7 +11,7 @@ use gungraun::{library_benchmark, library_benchmark_group};
 use super::{locked, pinned, thread};
 
 const SMALL: Layout = Layout::new::<u64>();
-const LARGE: Layout = Layout::new::<[u64; 4096]>();
+const LARGE: Layout = Layout::new::<[u64; 3840]>();
 
 // The first object of a fresh heap: no slab, no pages at hand, the first 4 MiB not carved yet.
 #[library_benchmark]

@@ -132,10 +132,37 @@ fn traffic<P: Platform>(heap: &GlobalAllocator<PAGE, P>, cpu: usize) {
     });
 }
 
-/// The stated bound on pages: page lists, and an empty slab for each class.
+/// The stated bound on pages: page lists, an empty slab for each class, and idle slabs.
 fn withheld_bound() -> usize {
     let slabs: usize = SizeClass::ALL.iter().map(|class| class.slab_pages(PAGE).max(32)).sum();
-    Pinned::MAX_KEPT_PAGES + slabs
+    Pinned::MAX_KEPT_PAGES + slabs + (512 << 10) / PAGE
+}
+
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn slabs_that_come_back_whole_are_kept_for_their_class_up_to_a_bound_until_ticks_release_them() {
+    let heap = common::pinned(64 * MIB, 2);
+    let small = layout(64, 8);
+    let pages = || on(0, || heap.snapshot().classes[SizeClass::Bytes64.index()].pages);
+    // Two empty slabs in the chain, the idle ones, and no room for one more.
+    let (bound, slab) = ((512 << 10) / PAGE, 16);
+    for count in [1000, 20_000] {
+        let many = on(0, || objects(heap, small, count));
+        let made = pages();
+        on(1, || free_objects(heap, small, &many));
+        on(1, || heap.tick(1)).expect("the running CPU");
+        // (A snapshot takes in what has come back.)
+        pages();
+        let kept = pages();
+        println!("{count} objects: {made} pages, {kept} kept");
+        assert!(kept >= made.min(bound - slab) && kept <= bound + 2 * slab, "{kept} of {made}");
+        on(0, || heap.check_invariants());
+        for _ in 0..8 {
+            on(0, || heap.tick(0)).expect("the running CPU");
+        }
+        assert!(pages() <= 2 * slab, "ticks release them");
+    }
+    common::check_all_free(heap);
 }
 
 #[test]

@@ -169,3 +169,99 @@ fn what_grows_moves_seldom_keeps_its_bytes_and_may_shrink_again() {
     odd.iter().for_each(|(_, object)| free_objects(heap, layout(50_000, 8), &[**object]));
     check_all_free(heap);
 }
+
+/// A block that grows from 32 KiB to 1 MiB; how often it moved.
+fn grow_to_a_mebibyte<P: Platform>(heap: &GlobalAllocator<PAGE, P>) -> (NonNull<u8>, usize) {
+    let (mut size, mut moves) = (32 << 10, 0);
+    let mut at = heap.alloc(layout(size, 8)).expect("a block");
+    while size < MIB {
+        let new = (size + size / 2).min(MIB);
+        // SAFETY: one owner, who reallocates with the size it has.
+        let grown = unsafe { heap.realloc(at, layout(size, 8), new) }.expect("room");
+        moves += usize::from(grown != at);
+        (at, size) = (grown, new);
+        assert_eq!(heap.allocated_bytes(), size.next_multiple_of(PAGE), "what it has, exactly");
+        // SAFETY: live.
+        assert_eq!(unsafe { heap.usable_size(at) }, Some(size.next_multiple_of(PAGE)));
+        heap.check_invariants();
+    }
+    (at, moves)
+}
+
+#[test]
+fn what_grows_again_and_again_finds_its_room() {
+    let heap = common::heap_on(PinnedSim::default(), 64 * MIB, 1);
+    let (first, moves) = grow_to_a_mebibyte(heap);
+    assert_eq!(moves, 0, "nobody is behind it");
+    free_objects(heap, layout(MIB, 8), &[first]);
+    for _ in 0..4 {
+        let (at, moves) = grow_to_a_mebibyte(heap);
+        assert_eq!((at, moves), (first, 0));
+        // SAFETY: live; what is given up is not used.
+        unsafe {
+            assert!(heap.resize_in_place(at, layout(MIB, 8), MIB / 2));
+            heap.check_invariants();
+            assert!(heap.resize_in_place(at, layout(MIB / 2, 8), MIB));
+        }
+        free_objects(heap, layout(MIB, 8), &[at]);
+        heap.check_invariants();
+    }
+    check_all_free(heap);
+}
+
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn the_pages_behind_what_grows_serve_every_request_before_it_fails() {
+    let heap = common::heap_on(LockedSim::default(), 64 * MIB, 2);
+    let (at, _) = on(0, || grow_to_a_mebibyte(heap));
+    assert!(heap.snapshot().cached_pages > 0, "some are kept");
+    for cpu in [1, 0] {
+        on(cpu, || {
+            let all = take_all_pages(heap);
+            assert_eq!(all.len(), managed_pages(heap) - MIB / PAGE, "on CPU {cpu}");
+            free_pages(heap, &all);
+            heap.shrink();
+        });
+        // SAFETY: live; what is given up is not used. The room behind it is found anew.
+        unsafe {
+            on(0, || {
+                assert!(heap.resize_in_place(at, layout(MIB, 8), MIB / 2));
+                assert!(heap.resize_in_place(at, layout(MIB / 2, 8), MIB - PAGE));
+                assert!(heap.resize_in_place(at, layout(MIB - PAGE, 8), MIB));
+            });
+        }
+        heap.check_invariants();
+    }
+    // Freed elsewhere, its pages are nobody's, and those behind it still CPU 0's.
+    on(1, || free_objects(heap, layout(MIB, 8), &[at]));
+    heap.check_invariants();
+    on(1, || {
+        let all = take_all_pages(heap);
+        assert_eq!(all.len(), managed_pages(heap));
+        free_pages(heap, &all);
+    });
+    check_all_free(heap);
+}
+
+#[test]
+fn misuse_of_what_grew_in_place_is_found() {
+    let heap = common::heap_on(PinnedSim::default(), 64 * MIB, 1);
+    heap.set_misuse_handler(Some(testkit::misuse::record));
+    let (at, _) = grow_to_a_mebibyte(heap);
+    let reports = heap.misuse_count();
+    // SAFETY: (not: these are the mistakes that are found; nothing of the block is used.)
+    unsafe {
+        heap.dealloc(at, layout(MIB - PAGE, 8));
+        assert_eq!(heap.misuse_count(), reports + 1, "the size that it had before");
+        heap.dealloc(at.add(MIB), layout(PAGE, PAGE));
+        assert_eq!(heap.misuse_count(), reports + 2, "a page behind it");
+        assert!(heap.realloc(at, layout(MIB / 2, 8), MIB).is_err(), "the same");
+        assert_eq!(heap.misuse_count(), reports + 3);
+        heap.dealloc(at, layout(MIB, 8));
+        heap.dealloc(at, layout(MIB, 8));
+        assert_eq!(heap.misuse_count(), reports + 4, "a second free");
+        assert!(heap.realloc(at, layout(MIB, 8), 2 * MIB).is_err(), "of what is free");
+    }
+    heap.check_invariants();
+    assert_eq!(heap.allocated_bytes(), 0);
+}

@@ -36,10 +36,12 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         limit.is_none() && options.is_none_or(plain)
     }
 
-    /// The list that serves a request for this count and alignment.
+    /// The list that serves a request for this count and alignment. None serves large objects of
+    /// several pages: they come from runs, in which they can grow.
     #[inline(always)]
-    fn list_serving(count: usize, align_order: Order) -> Option<ListIndex> {
-        PageLists::<PAGE_SIZE>::list_for(count).filter(|_| align_order.pages() <= count)
+    fn list_serving(count: usize, align_order: Order, kind: Kind) -> Option<ListIndex> {
+        let listed = align_order.pages() <= count && (kind != Kind::Object || count == 1);
+        PageLists::<PAGE_SIZE>::list_for(count).filter(|_| listed)
     }
 
     /// Takes a block from this CPU's lists: the fast path. `None` if there is no such list, it is
@@ -51,7 +53,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         align_order: Order,
         kind: Kind,
     ) -> Option<KeptPage> {
-        let list = Self::list_serving(count, align_order)?;
+        let list = Self::list_serving(count, align_order, kind)?;
         let mut own = self.enter_fast_or_leave()?;
         let counts = own.heap().page_counts();
         let block = own.local().pages.pop(list, counts)?;
@@ -72,7 +74,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         kind: Kind,
     ) -> AllocResult<PageRef<'_, PAGE_SIZE>> {
         let listed =
-            Self::list_serving(count, align_order).filter(|_| Self::is_plain(limit, options));
+            Self::list_serving(count, align_order, kind).filter(|_| Self::is_plain(limit, options));
         let Some(mut session) = self.enter() else {
             return Err(self.no_heap());
         };

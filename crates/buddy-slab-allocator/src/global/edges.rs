@@ -37,6 +37,7 @@ unsafe impl<const PAGE_SIZE: usize, P: Platform> GlobalAlloc for GlobalAllocator
         }
     }
 
+    #[inline]
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let Some(ptr) = NonNull::new(ptr) else { return ptr::null_mut() };
         // SAFETY: the caller's promise to `GlobalAlloc::realloc` is the same.

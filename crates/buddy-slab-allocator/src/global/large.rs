@@ -14,23 +14,35 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// The pages for `layout`, and whether they are known to be zero.
     #[inline(never)]
     pub(super) fn alloc_large(&self, layout: Layout) -> AllocResult<(NonNull<u8>, bool)> {
-        let count = Self::page_count(layout.size());
-        let align_order =
-            Order::for_pages(layout.align().div_ceil(PAGE_SIZE)).ok_or(AllocError::InvalidParam)?;
-        let page = match self.alloc_cached(count, align_order) {
+        let page = match self.alloc_cached(layout) {
             Some(page) => page,
-            None => self.alloc_block(count, align_order, PhysLimit::NONE, None, Kind::Object)?,
+            None => self.alloc_uncached(layout)?,
         };
         Ok((page.ptr(), page.known_zero()))
     }
 
-    /// Takes a block from this CPU's cache; `None` if it has none of that size.
+    #[inline(never)]
+    fn alloc_uncached(&self, layout: Layout) -> AllocResult<PageRef<'_, PAGE_SIZE>> {
+        let count = Self::page_count(layout.size());
+        let align_order =
+            Order::for_pages(layout.align().div_ceil(PAGE_SIZE)).ok_or(AllocError::InvalidParam)?;
+        self.alloc_block(count, align_order, PhysLimit::NONE, None, Kind::Object)
+    }
+
+    /// Takes a block from this CPU's cache; `None` if it has none of that size, and no span.
     #[inline(always)]
-    fn alloc_cached(&self, count: usize, align_order: Order) -> Option<PageRef<'_, PAGE_SIZE>> {
-        let size = BlockSize::of(count).filter(|_| align_order == Order::ZERO)?;
+    fn alloc_cached(&self, layout: Layout) -> Option<PageRef<'_, PAGE_SIZE>> {
+        if layout.align() > PAGE_SIZE {
+            return None;
+        }
+        let count = Self::page_count(layout.size());
         let mut own = self.enter_fast_or_leave()?;
         let env = own.env();
-        let page = own.local().blocks.pop(size, &env)?;
+        let blocks = &mut own.local().blocks;
+        if let Some(page) = blocks.cut(count, &env) {
+            return Some(page);
+        }
+        let page = blocks.pop(BlockSize::of(count)?, &env)?;
         // SAFETY: popped: this caller's alone.
         unsafe { page.set_kind(Kind::Object) };
         Some(page)
@@ -42,14 +54,16 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// - `page` heads a block of `count` pages that the caller has claimed: it is `Cached`.
     #[inline(always)]
     unsafe fn free_large(&self, page: PageRef<'_, PAGE_SIZE>, count: usize) {
-        if let Some(size) = BlockSize::of(count)
-            && let Some(mut own) = self.enter_fast_or_leave()
-        {
+        if let Some(mut own) = self.enter_fast_or_leave() {
             let env = own.env();
+            let blocks = &mut own.local().blocks;
             // SAFETY: the caller's (condition), of this size.
             unsafe {
-                if own.local().blocks.push(size, page, &env)
-                    || own.local().blocks.push_full(size, page, &env)
+                if blocks.join(page, count, &env) {
+                    return;
+                }
+                if let Some(size) = BlockSize::of(count)
+                    && (blocks.push(size, page, &env) || blocks.push_full(size, page, &env))
                 {
                     return;
                 }
@@ -62,7 +76,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// The pages for `layout`, for a caller that does not ask why there are none.
     #[inline(never)]
     pub(super) fn alloc_large_object(&self, layout: Layout) -> Option<NonNull<u8>> {
-        self.alloc_large(layout).ok().map(|(object, _)| object)
+        let page = self.alloc_cached(layout).or_else(|| self.alloc_uncached(layout).ok())?;
+        Some(page.ptr())
     }
 
     /// Frees a large allocation; without a size, whatever it is.

@@ -17,6 +17,9 @@ enum Give {
     All,
 }
 
+/// How many idle slabs a tick releases.
+const IDLE_RELEASED: usize = 16;
+
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// Says that CPU `cpu` runs from now on. Optional: a CPU that allocates is online.
     ///
@@ -165,6 +168,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             Give::Surplus => {
                 local.remote.flush(&env, &mut local.faults);
                 local.collect_some(heap.inbox(), COLLECTED_BY_TICK, &env);
+                local.release_idle(IDLE_RELEASED, &env);
                 local.pages.trim(&env);
                 local.blocks.trim(&env);
             }

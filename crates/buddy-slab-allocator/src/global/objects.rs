@@ -12,8 +12,8 @@ use crate::platform::Platform;
 use crate::slab::{ClassTable, SizeClass, Slab};
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
-    /// Allocates memory for `layout`: an object of a size class up to 32 KiB (or 8 pages), whole
-    /// pages above, and for alignments above `PAGE_SIZE`. A size of zero is served like one byte.
+    /// Allocates memory for `layout`: an object of a size class up to 30 KiB (or below 8 pages),
+    /// whole pages above, and for alignments above `PAGE_SIZE`. A size of zero is served like one byte.
     ///
     /// # Errors
     /// [`AllocError::NoMemory`] when nothing is left after reclaim; [`AllocError::InvalidParam`]

@@ -241,7 +241,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         // SAFETY: a block of `count` pages that the caller owns (condition).
         let resized = self.announced(|wait| unsafe {
             match new_count.cmp(&count) {
-                core::cmp::Ordering::Greater => self.core.grow(page, count, new_count, wait),
+                core::cmp::Ordering::Greater => self.core.grow(page, count, new_count, 0, wait),
                 core::cmp::Ordering::Less => self.core.shrink(page, count, new_count, wait),
                 core::cmp::Ordering::Equal => Ok(()),
             }

@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::GlobalAllocator;
-use crate::buddy::{Kind, Placement};
+use crate::buddy::Wait;
 use crate::error::{AllocError, AllocResult};
 use crate::platform::Platform;
 use crate::slab::SizeClass;
@@ -25,7 +25,26 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// # Safety
     /// - `ptr` came from this allocator with `layout`, and was not freed since.
     /// - After success only the returned pointer is used.
+    #[inline]
     pub unsafe fn realloc(
+        &self,
+        ptr: NonNull<u8>,
+        layout: Layout,
+        new_size: usize,
+    ) -> AllocResult<NonNull<u8>> {
+        if self.grow_fast(ptr, layout.size(), new_size) {
+            return Ok(ptr);
+        }
+        // SAFETY: the same conditions.
+        unsafe { self.realloc_slow(ptr, layout, new_size) }
+    }
+
+    /// What [`grow_fast`](Self::grow_fast) does not do.
+    ///
+    /// # Safety
+    /// - As for `realloc`.
+    #[inline(never)]
+    unsafe fn realloc_slow(
         &self,
         ptr: NonNull<u8>,
         layout: Layout,
@@ -90,13 +109,28 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// they are not to be had just so.
     #[cold]
     fn alloc_roomy(&self, size: usize) -> Option<NonNull<u8>> {
-        let session = self.enter()?;
-        let mut request = session.env().request(Self::page_count(size), Kind::Object);
-        request.placement = Placement::Roomy;
-        let page = self.core.alloc(&request).ok()?;
+        let mut session = self.enter()?;
+        let (local, env) = session.parts();
+        let page = local.blocks.alloc_roomy(Self::page_count(size), &env)?;
         drop(session);
         self.restock();
         Some(page.ptr())
+    }
+
+    /// Lets a large allocation grow where that takes no lock but this CPU's: into the pages that it
+    /// keeps behind the block. Otherwise nothing has changed.
+    #[inline(always)]
+    fn grow_fast(&self, ptr: NonNull<u8>, size: usize, new_size: usize) -> bool {
+        // (What an object of a page or less grows to is looked for elsewhere.)
+        if size <= PAGE_SIZE || new_size < size {
+            return false;
+        }
+        let (old, new) = ((size - 1) / PAGE_SIZE + 1, (new_size - 1) / PAGE_SIZE + 1);
+        let Some(mut own) = self.enter_fast_or_leave() else { return false };
+        let counts = own.heap().page_counts();
+        // SAFETY: if it is a live allocation of `old` pages, its owner is resizing it, and so does
+        // not free it meanwhile.
+        unsafe { own.local().blocks.grow_at_hand(ptr.addr().get(), old, new, counts) }
     }
 
     /// Resizes a large allocation in place; `false` if it has to move.
@@ -113,13 +147,16 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let Some(page) = self.core.lookup(addr) else { return Ok(false) };
         // SAFETY: a live allocation of `old` pages, as just checked, which its owner is resizing
         // and so does not free meanwhile.
-        let resized = self.announced(|wait| unsafe {
-            if new > old {
-                self.core.grow(page, old, new, wait)
-            } else {
-                self.core.shrink(page, old, new, wait)
+        let resized = unsafe {
+            match self.enter() {
+                Some(mut session) => {
+                    let (local, env) = session.parts();
+                    local.blocks.resize(page, old, new, &env)
+                }
+                None if new > old => self.core.grow(page, old, new, 0, Wait::Try),
+                None => self.core.shrink(page, old, new, Wait::Try),
             }
-        });
+        };
         Ok(resized.is_ok())
     }
 }

@@ -6,6 +6,7 @@
 //! they are allocated. When the cache is full, the stacks of one size after the other go back.
 
 use super::Env;
+use super::spans::Spans;
 use crate::buddy::PageRef;
 use crate::sync::RawLock;
 
@@ -60,11 +61,12 @@ pub(crate) struct BlockCache<const PAGE_SIZE: usize> {
     tops: [usize; SIZES],
     /// The size whose stack goes back next.
     next_out: u8,
+    pub(super) spans: Spans<PAGE_SIZE>,
 }
 
 impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
     pub(crate) const fn new() -> Self {
-        Self { tops: [0; SIZES], next_out: 0 }
+        Self { tops: [0; SIZES], next_out: 0, spans: Spans::new() }
     }
 
     /// Takes a block, which is the caller's then. It stays `Cached` until the caller says what it
@@ -86,8 +88,9 @@ impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
         Some(page)
     }
 
+    /// How many pages may be kept.
     #[inline(always)]
-    fn limit<L: RawLock>(env: &Env<'_, PAGE_SIZE, L>) -> usize {
+    pub(super) fn limit<L: RawLock>(env: &Env<'_, PAGE_SIZE, L>) -> usize {
         max_cached_pages(PAGE_SIZE).min(env.core.total_pages() / SHARE)
     }
 
@@ -127,9 +130,15 @@ impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
         page: PageRef<'_, PAGE_SIZE>,
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> bool {
-        self.keep_at_most(Self::limit(env) / 4 * 3, env);
+        self.make_room(env);
         // SAFETY: the same condition.
         unsafe { self.push(size, page, env) }
+    }
+
+    /// A quarter of a full cache goes back.
+    #[cold]
+    pub(super) fn make_room<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
+        self.keep_at_most(Self::limit(env) / 4 * 3, env);
     }
 
     /// Gives everything back. O(blocks kept).
@@ -142,9 +151,11 @@ impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
         self.keep_at_most(env.page_counts.cached() / 2, env);
     }
 
-    /// Gives blocks back until there are at most `limit` pages: a batch of one size after the other.
-    fn keep_at_most<L: RawLock>(&mut self, limit: usize, env: &Env<'_, PAGE_SIZE, L>) {
-        while env.page_counts.cached() > limit {
+    /// Gives blocks back until there are at most `limit` pages: a batch of one size after the other,
+    /// spans last.
+    pub(super) fn keep_at_most<L: RawLock>(&mut self, limit: usize, env: &Env<'_, PAGE_SIZE, L>) {
+        let in_spans = self.spans.pages();
+        while env.page_counts.cached() > limit.max(in_spans) {
             let size = BlockSize(self.next_out);
             self.next_out = if size.index() + 1 == SIZES { 0 } else { size.0 + 1 };
             let mut left = BATCH;
@@ -156,11 +167,17 @@ impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
                 });
             }
         }
+        while env.page_counts.cached() > limit
+            && let Some(span) = self.spans.take()
+        {
+            Self::give_span_back(span, env);
+        }
     }
 
-    /// I: every block on a stack is `Cached`, of the stack's count; their pages add up.
+    /// I: every block on a stack is `Cached`, of the stack's count, and so is every span; their pages
+    /// add up.
     pub(crate) fn check<L: RawLock>(&self, env: &Env<'_, PAGE_SIZE, L>) {
-        let mut pages = 0;
+        let mut pages = self.spans.check();
         for (index, top) in self.tops.iter().enumerate() {
             let mut addr = *top;
             while addr != 0 {

@@ -34,12 +34,6 @@ impl FreeGroups {
         Self { first: Group::empty(), warm: None }
     }
 
-    /// How many pages the slab has that was empty last.
-    pub(super) fn warm_pages(&self) -> usize {
-        // SAFETY: F3.
-        self.warm.map_or(0, |warm| usize::from(unsafe { Slab::place(warm) }.page_count))
-    }
-
     /// Takes an object; `None` if there is none. O(1).
     #[inline(always)]
     pub(super) fn alloc(&mut self) -> Option<NonNull<u8>> {
@@ -150,27 +144,23 @@ impl FreeGroups {
         self.warm = slab;
     }
 
-    /// A group of `slab` became idle, or stopped being the first while it was. If that leaves an
-    /// empty slab too many, the one to be released is named, and nothing else happens; once it is
-    /// gone, this is to be called again. O(groups of two slabs).
+    /// A group of `slab` became idle, or stopped being the first while it was. Says whether that
+    /// leaves an empty slab too many: this one. O(groups of two slabs).
     ///
     /// # Safety
     /// - `slab` is the caller's, and of this class.
-    pub(super) unsafe fn settle(&mut self, slab: NonNull<Slab>) -> Option<NonNull<Slab>> {
+    pub(super) unsafe fn settle(&mut self, slab: NonNull<Slab>) -> bool {
         // SAFETY: the caller's word, and F3.
         unsafe {
             let surplus = |slab| Slab::is_empty(slab) && !Slab::has_group(slab, self.first);
             if !surplus(slab) {
-                return None;
+                return false;
             }
-            let other = self.warm.filter(|warm| *warm != slab && surplus(*warm));
-            let Some(warm) = other else {
+            let another = self.warm.is_some_and(|warm| warm != slab && surplus(warm));
+            if !another {
                 self.set_warm(Some(slab));
-                return None;
-            };
-            // The longer one serves more before another has to be made.
-            let longer = Slab::object_count(slab) > Slab::object_count(warm);
-            Some(if longer { warm } else { slab })
+            }
+            another
         }
     }
 
@@ -182,9 +172,10 @@ impl FreeGroups {
     #[inline(never)]
     pub(super) unsafe fn look_at(&mut self, idle: NonNull<Group>) -> GroupFree {
         // SAFETY: the caller's word.
-        match unsafe { self.settle(Slab::of_group(idle)) } {
-            Some(_) => GroupFree::Emptied,
-            None => GroupFree::Done,
+        if unsafe { self.settle(Slab::of_group(idle)) } {
+            GroupFree::Emptied
+        } else {
+            GroupFree::Done
         }
     }
 

@@ -269,7 +269,13 @@ impl<const PAGE_SIZE: usize, L: RawLock> HeapTable<PAGE_SIZE, L> {
 
     /// Whether the heap is one of the shared ones, which are guarded by their lock in every way.
     pub(crate) fn is_shared(heap: &Heap<PAGE_SIZE, L>) -> bool {
-        heap.id & SHARED != 0
+        Self::is_shared_id(heap.id)
+    }
+
+    /// Whether a heap's number is that of a shared one.
+    #[inline(always)]
+    pub(crate) const fn is_shared_id(id: u16) -> bool {
+        id & SHARED != 0
     }
 
     /// The inbox of the heap that a slab names as its owner.

@@ -1,11 +1,15 @@
 //! The part of a heap that only its holder touches: free objects by class, page lists, the remote
 //! batch. This file is the life of an object on one CPU; `free_groups` keeps what is free of a
 //! class, `slabs` makes and releases whole slabs.
+//!
+//! Of each class one empty slab is kept *warm*, besides the first group's. Others are idle (`idle`),
+//! or released.
 
 use core::hint::cold_path;
 use core::ptr::NonNull;
 
 use super::free_groups::FreeGroups;
+use super::idle::IdleSlabs;
 use super::{BlockCache, Env, FaultLog, PageLists, remote::RemoteBatch};
 use crate::buddy::PageError;
 use crate::slab::{
@@ -20,6 +24,7 @@ const COLLECTED: usize = 64;
 /// What only the holder of a heap touches.
 pub(crate) struct Local<const PAGE_SIZE: usize> {
     pub(super) classes: [FreeGroups; SizeClass::COUNT],
+    pub(super) idle: IdleSlabs,
     pub(crate) pages: PageLists<PAGE_SIZE>,
     pub(crate) blocks: BlockCache<PAGE_SIZE>,
     pub(crate) remote: RemoteBatch,
@@ -32,6 +37,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     pub(crate) const fn new() -> Self {
         Self {
             classes: [const { FreeGroups::new() }; SizeClass::COUNT],
+            idle: IdleSlabs::new(),
             pages: PageLists::new(),
             blocks: BlockCache::new(),
             remote: RemoteBatch::new(),
@@ -58,16 +64,19 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         if let Some(object) = self.alloc(class) {
             return Ok(object);
         }
-        if let Some(inbox) = env.heaps.inbox_of(env.id)
+        let mut idle = self.idle.pop(class.index());
+        if idle.is_none()
+            && let Some(inbox) = env.heaps.inbox_of(env.id)
             && !inbox.is_empty()
         {
             self.collect_some(inbox, COLLECTED, env);
             if let Some(object) = self.alloc(class) {
                 return Ok(object);
             }
+            idle = self.idle.pop(class.index());
         }
-        let slab = self.new_slab(class, env)?;
-        // SAFETY: new, this heap's, of this class, of which nothing was free.
+        let slab = idle.map_or_else(|| self.new_slab(class, env), Ok)?;
+        // SAFETY: this heap's, of this class, empty, and nothing else of the class is free.
         unsafe { self.classes[class.index()].insert(slab) };
         self.alloc(class).ok_or(PageError::Exhausted)
     }
@@ -108,7 +117,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         }
     }
 
-    /// Looks whether a free left more empty slabs than are kept, and releases one that is.
+    /// Looks whether a free left an empty slab too many; it becomes idle then, or is released.
     /// O(groups of two slabs).
     ///
     /// # Safety
@@ -123,11 +132,17 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         // one that cannot be released stays there.
         unsafe {
             let groups = &mut self.classes[Slab::class(slab).index()];
-            let Some(surplus) = groups.settle(slab) else { return };
-            if !Slab::quiescent(surplus) || !Self::release_listed(groups, surplus, env) {
+            if !groups.settle(slab) {
+                return;
+            }
+            if !Slab::quiescent(slab) {
                 self.unsettled = true;
-            } else if surplus != slab {
-                groups.settle(slab);
+                return;
+            }
+            groups.remove(slab);
+            if !self.idle.push(slab, env) && !Self::release(slab, env) {
+                self.classes[Slab::class(slab).index()].insert(slab);
+                self.unsettled = true;
             }
         }
     }
@@ -224,7 +239,10 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             let index = ObjectIndex::new(number, doubles.trailing_zeros());
             // SAFETY: alive; an object that was published is one of the slab's.
             let object = unsafe { Slab::object_ptr(slab, index) };
-            self.faults.note(object.addr().get(), Misuse::DoubleFree);
+            // SAFETY: as above.
+            let exists = index.get() < unsafe { Slab::object_count(slab) };
+            let kind = if exists { Misuse::DoubleFree } else { Misuse::Interior };
+            self.faults.note(object.addr().get(), kind);
             doubles &= doubles - 1;
         }
     }
@@ -232,14 +250,19 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     /// How many objects of a class are free in this heap's slabs. O(groups in the list).
     pub(crate) fn free_objects(&self, class: SizeClass) -> usize {
         let groups = self.classes[class.index()].all();
-        // SAFETY: all groups reached are alive and this heap's.
-        groups.map(|group| unsafe { Group::free_bits(group) }.count_ones() as usize).sum()
+        let idle = self.idle.of_class(class.index());
+        // SAFETY: all groups and slabs reached are alive and this heap's.
+        unsafe {
+            groups.map(|group| Group::free_bits(group).count_ones() as usize).sum::<usize>()
+                + idle.map(|slab| Slab::object_count(slab)).sum::<usize>()
+        }
     }
 
     /// The counting equations of this heap, see `docs/invariants.md`.
     pub(crate) fn check<L: RawLock>(&self, env: &Env<'_, PAGE_SIZE, L>, shared: bool) {
         self.pages.check(env);
         self.blocks.check(env);
+        self.idle.check(env.id);
         for class in SizeClass::ALL {
             let groups = &self.classes[class.index()];
             let (mut before, mut empty) = (None, 0);

@@ -10,10 +10,12 @@ mod faults;
 mod free_groups;
 mod gate;
 mod heap;
+mod idle;
 mod local;
 mod page_list;
 mod remote;
 mod slabs;
+mod spans;
 mod steal;
 
 pub(crate) use block_cache::{BlockCache, BlockSize, max_cached_pages};

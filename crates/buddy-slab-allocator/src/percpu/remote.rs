@@ -1,9 +1,9 @@
 //! Remote frees gathered by the freeing CPU before they are published.
 //!
 //! Objects of other CPUs' slabs are collected here by group (up to a word of objects that share
-//! one remote word), in a small direct-mapped cache. A whole entry goes out by one `fetch_or`, so
-//! a consumer that frees in the order of allocation pays about one atomic operation per 64
-//! objects. What waits here is bounded in bytes; it goes out when its place is needed, on tick,
+//! one remote word), in a small set-associative cache. A whole entry goes out by one `fetch_or`, so
+//! a consumer that frees in the order of allocation, or in any order among as many groups as
+//! there are entries, pays about one atomic operation per 64 objects. What waits here is bounded in bytes; it goes out when its place is needed, on tick,
 //! idle, CPU offline and under pressure. (Batched frees by slab: the idea is snmalloc's, whose
 //! batches are lists of objects; bits never touch the object.)
 //!
@@ -15,24 +15,33 @@ use core::hint::cold_path;
 use core::ptr::NonNull;
 
 use super::{Env, FaultLog};
-use crate::slab::{GROUP_OBJECTS, Group, ObjectIndex, Slab};
+use crate::slab::{self, GROUP_OBJECTS, Group, ObjectIndex, Slab, SlabLabel};
 use crate::sync::RawLock;
 use crate::units::Misuse;
 
-/// How many groups can be gathered at a time: fewer on 32 bits, where memory may be small.
-const ENTRIES: usize = if usize::BITS >= 64 { 32 } else { 4 };
+/// Groups are gathered in sets, by a hash of their address, so many in each; fewer sets on 32 bits,
+/// where memory may be small.
+const WAYS: usize = 4;
+const SETS: usize = if usize::BITS >= 64 { 8 } else { 1 };
+const SET_BITS: u32 = SETS.trailing_zeros();
 
 /// How many bytes of other CPUs' objects may wait in one heap.
 pub(crate) const MAX_WAITING_BYTES: usize = 256 << 10;
 
+/// What waits of one group.
 #[derive(Clone, Copy)]
 struct Entry {
-    /// The first group of the slab, as the page metadata names it.
-    groups: Option<NonNull<Group>>,
+    /// Where the group lies, as the page metadata names its slab; 0 if nothing waits here.
+    group: usize,
     /// One object of the entry, by which the slab is found again.
     addr: usize,
-    number: usize,
     mask: usize,
+    /// Of one object.
+    size_bytes: usize,
+}
+
+impl Entry {
+    const NONE: Self = Self { group: 0, addr: 0, mask: 0, size_bytes: 0 };
 }
 
 /// An object of another heap's slab, and where it lies.
@@ -45,9 +54,22 @@ pub(crate) struct RemoteObject {
     pub(crate) size_bytes: usize,
 }
 
+impl RemoteObject {
+    /// The address of its group.
+    #[inline(always)]
+    fn group(&self) -> usize {
+        group_at(self.groups, self.index)
+    }
+}
+
+#[inline(always)]
+fn group_at(groups: NonNull<Group>, index: ObjectIndex) -> usize {
+    groups.addr().get().wrapping_add(index.group() * size_of::<Group>())
+}
+
 /// The remote frees that one heap has not published yet.
 pub(crate) struct RemoteBatch {
-    entries: [Entry; ENTRIES],
+    sets: [[Entry; WAYS]; SETS],
     waiting_bytes: usize,
     /// How many objects were added so far.
     frees: usize,
@@ -55,8 +77,7 @@ pub(crate) struct RemoteBatch {
 
 impl RemoteBatch {
     pub(crate) const fn new() -> Self {
-        let empty = Entry { groups: None, addr: 0, number: 0, mask: 0 };
-        Self { entries: [empty; ENTRIES], waiting_bytes: 0, frees: 0 }
+        Self { sets: [[Entry::NONE; WAYS]; SETS], waiting_bytes: 0, frees: 0 }
     }
 
     /// How many objects of other heaps were freed here so far.
@@ -67,14 +88,11 @@ impl RemoteBatch {
     /// [`add`](Self::add) if that takes no more than a note.
     #[inline(always)]
     pub(crate) fn add_fast(&mut self, object: RemoteObject) -> bool {
-        let number = object.index.group();
-        let entry = &mut self.entries[Self::place(object.groups, number)];
+        let group = object.group();
         let waiting_bytes = self.waiting_bytes + object.size_bytes;
-        if entry.groups != Some(object.groups)
-            || entry.number != number
-            || entry.mask & object.index.mask() != 0
-            || waiting_bytes > MAX_WAITING_BYTES
-        {
+        let mut entries = self.sets[Self::set_of(group)].iter_mut();
+        let Some(entry) = entries.find(|entry| entry.group == group) else { return false };
+        if entry.mask & object.index.mask() != 0 || waiting_bytes > MAX_WAITING_BYTES {
             return false;
         }
         entry.mask |= object.index.mask();
@@ -83,13 +101,20 @@ impl RemoteBatch {
         true
     }
 
+    /// The set of a group. Descriptors lie in slots, at regular distances: the upper bits of a
+    /// product depend on all of the address.
     #[inline(always)]
-    fn place(groups: NonNull<Group>, number: usize) -> usize {
-        (groups.addr().get() / 64).wrapping_add(number) % ENTRIES
+    fn set_of(group: usize) -> usize {
+        if SETS == 1 {
+            return 0;
+        }
+        let product = (group as u32).wrapping_mul(0x9E37_79B9);
+        (product >> (u32::BITS - SET_BITS)) as usize
     }
 
     /// Adds an object that another heap owns, without a look at its slab: the next free of this
-    /// slab's objects finds the same entry. O(1); one atomic operation when an entry goes out.
+    /// slab's objects finds the same entry. O(1); one atomic operation when an entry goes out:
+    /// the one of its set that has the most.
     ///
     /// # Errors
     /// [`Misuse::DoubleFree`] if the object waits here already.
@@ -102,20 +127,27 @@ impl RemoteBatch {
         env: &Env<'_, PAGE_SIZE, L>,
         faults: &mut FaultLog,
     ) -> Result<(), Misuse> {
-        let RemoteObject { groups, index, addr, size_bytes } = object;
-        let number = index.group();
-        let entry = &mut self.entries[Self::place(groups, number)];
-        if entry.groups == Some(groups) && entry.number == number {
+        let RemoteObject { index, addr, size_bytes, .. } = object;
+        let group = object.group();
+        let set = &mut self.sets[Self::set_of(group)];
+        let fullness = |entry: &&mut Entry| match entry.group {
+            at if at == group => u32::MAX,
+            0 => u32::MAX - 1,
+            _ => entry.mask.count_ones(),
+        };
+        let Some(entry) = set.iter_mut().max_by_key(fullness) else { return Ok(()) };
+        if entry.group == group {
             if entry.mask & index.mask() != 0 {
                 cold_path();
                 return Err(Misuse::DoubleFree);
             }
             entry.mask |= index.mask();
         } else {
-            if entry.groups.is_some() {
+            if entry.group != 0 {
+                self.waiting_bytes -= entry.mask.count_ones() as usize * entry.size_bytes;
                 publish(entry, env, faults);
             }
-            *entry = Entry { groups: Some(groups), addr, number, mask: index.mask() };
+            *entry = Entry { group, addr, mask: index.mask(), size_bytes };
         }
         self.waiting_bytes += size_bytes;
         self.frees = self.frees.wrapping_add(1);
@@ -136,8 +168,8 @@ impl RemoteBatch {
         if self.waiting_bytes == 0 {
             return;
         }
-        for entry in &mut self.entries {
-            if entry.groups.is_some() {
+        for entry in self.sets.as_flattened_mut() {
+            if entry.group != 0 {
                 publish(entry, env, faults);
             }
         }
@@ -145,22 +177,50 @@ impl RemoteBatch {
     }
 }
 
+/// Publishes an entry, which is free then.
+///
+/// Reads nothing of the slab that its owner writes: the page metadata says where the remote word
+/// lies, and whose it is.
 #[inline(never)]
 fn publish<const PAGE_SIZE: usize, L: RawLock>(
     entry: &mut Entry,
     env: &Env<'_, PAGE_SIZE, L>,
     faults: &mut FaultLog,
 ) {
-    let Some(groups) = entry.groups.take() else { return };
-    let found = env.core.slab_at(entry.addr);
-    if found.is_none_or(|mark| mark.descriptor.addr() != groups.addr()) {
-        faults.note(entry.addr, Misuse::DoubleFree);
+    let Entry { group, addr, mask, size_bytes } = core::mem::replace(entry, Entry::NONE);
+    let found = env.core.slab_at(addr).and_then(|mark| {
+        // SAFETY: slabs are marked with labels.
+        let label = unsafe { SlabLabel::from_raw(mark.label) };
+        let index = label.object_at(addr, PAGE_SIZE)?;
+        let groups = mark.descriptor.cast::<Group>();
+        (group_at(groups, index) == group).then_some((label, groups, index.group()))
+    });
+    let Some((label, groups, number)) = found else {
+        faults.note(addr, Misuse::DoubleFree);
         return;
-    }
+    };
     // SAFETY: the page metadata says that the slab is there; the objects of the mask were live
     // when they came in and are freed by nobody else (a double free aside, which the slab's own
-    // words then show).
-    unsafe { publish_to(Slab::of_group(groups), entry.number, entry.mask, env, faults) };
+    // words then show). The word is pushed if that is called for, and not touched afterwards.
+    let outcome = unsafe {
+        let outcome = slab::publish_at(groups, number, mask);
+        if let Some(queued) = outcome.push
+            && let Some(inbox) = env.heaps.inbox_of(label.owner())
+        {
+            inbox.push(queued);
+        }
+        outcome
+    };
+    // The object's place in its group, and with it that of the others.
+    let first = |at: ObjectIndex| addr.wrapping_sub(at.get() * size_bytes);
+    let mut doubles = outcome.doubles;
+    while doubles != 0
+        && let Some(at) = label.object_at(addr, PAGE_SIZE)
+    {
+        let index = number * GROUP_OBJECTS + doubles.trailing_zeros() as usize;
+        faults.note(first(at).wrapping_add(index * size_bytes), Misuse::DoubleFree);
+        doubles &= doubles - 1;
+    }
 }
 
 /// Publishes the objects `mask` of a group of `slab`, and queues its word if it was idle. Bits

@@ -25,10 +25,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     ) -> Result<NonNull<Slab>, PageError> {
         let info = ClassTable::<PAGE_SIZE>::info(class);
         let (owned, ..) = env.heaps.totals(class).get();
-        // Where a long one is kept there were many not long ago.
-        let kept_pages = self.classes[class.index()].warm_pages();
-        let few = owned < FIRST_SLABS && kept_pages <= usize::from(info.first.pages);
-        let cut = if few { info.first } else { info.grown };
+        let cut = if owned < FIRST_SLABS { info.first } else { info.grown };
         let mut pages = usize::from(cut.pages);
         let min_pages = usize::from(info.min_pages).max(1);
         let mut error;
@@ -169,6 +166,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         let Self { remote, faults, .. } = self;
         remote.flush(env, faults);
         self.collect(inbox, env);
+        self.release_idle(usize::MAX, env);
         for class in 0..SizeClass::COUNT {
             self.release_empty(class, env);
         }
@@ -180,6 +178,28 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     pub(crate) fn drain_pages<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
         self.pages.drain(env);
         self.blocks.drain(env);
+    }
+
+    /// Releases up to `most` idle slabs. O(classes + slabs released).
+    pub(crate) fn release_idle<L: RawLock>(&mut self, most: usize, env: &Env<'_, PAGE_SIZE, L>) {
+        if self.idle.is_empty() {
+            return;
+        }
+        let mut left = most;
+        for class in 0..SizeClass::COUNT {
+            while left != 0
+                && let Some(slab) = self.idle.pop(class)
+            {
+                left -= 1;
+                // SAFETY: this heap's, empty, on no list; a free that is pending is a double one.
+                unsafe {
+                    if !(Slab::quiescent(slab) && Self::release(slab, env)) {
+                        self.classes[class].insert(slab);
+                        break;
+                    }
+                }
+            }
+        }
     }
 
     /// Releases the empty slabs of a class: the one that is kept, and the first group's. O(groups

@@ -198,7 +198,10 @@ mod tests {
     #[test]
     fn a_4_kib_page_heap_wastes_less_than_3_percent_in_tails() {
         for info in ClassTable::<4096>::INFO {
-            assert!(info.usable, "{info:?}");
+            if !info.usable {
+                assert_eq!(info.size as usize, SizeClass::MAX_SIZE, "just eight pages");
+                continue;
+            }
             for cut in [&info.first, &info.grown] {
                 assert!(tail_permille(info.size, cut, 4096) < 30, "{info:?}");
                 assert!(cut.descriptor_bytes <= 512 && cut.object_count <= 512, "{info:?}");

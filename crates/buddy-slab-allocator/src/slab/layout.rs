@@ -44,9 +44,7 @@ const LARGE_OBJECTS: usize = (REMOTE_BYTES - 1) * (LINE / REMOTE_BYTES) * GROUP_
 /// The parts of one descriptor, as byte offsets from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DescriptorLayout {
-    /// The first remote word.
-    pub(super) remote_at: usize,
-    /// The first group.
+    /// The first group, behind the remote words, of which the first is the last.
     pub(super) groups_at: usize,
     /// How many of both there are.
     pub(super) group_count: usize,
@@ -64,7 +62,7 @@ impl DescriptorLayout {
             if page_size < COMPACT_PAGE_SIZE { (HEADER_BYTES, GROUP_ALIGN) } else { (LINE, LINE) };
         let groups_at = (remote_at + group_count * REMOTE_BYTES).next_multiple_of(gap);
         let end = groups_at + group_count * GROUP_BYTES;
-        Self { remote_at, groups_at, group_count, bytes: end.next_multiple_of(LINE) }
+        Self { groups_at, group_count, bytes: end.next_multiple_of(LINE) }
     }
 
     /// The largest layout for this page size.
@@ -109,14 +107,16 @@ const _: () = {
         while count <= DescriptorLayout::max_objects(page_size) {
             let layout = DescriptorLayout::new(count, page_size);
             assert!(layout.group_count * GROUP_OBJECTS >= count);
-            assert!(layout.remote_at.is_multiple_of(REMOTE_BYTES));
-            assert!(layout.groups_at.is_multiple_of(GROUP_ALIGN));
+            assert!(
+                layout.groups_at.is_multiple_of(REMOTE_BYTES)
+                    && layout.groups_at.is_multiple_of(GROUP_ALIGN)
+            );
             let last_group = layout.groups_at + (layout.group_count - 1) * GROUP_BYTES;
             assert!(last_group / GROUP_ALIGN <= u8::MAX as usize);
-            let last = layout.remote_at + (layout.group_count - 1) * REMOTE_BYTES;
+            let last = layout.groups_at - REMOTE_BYTES;
             assert!(line_tag(last) < REMOTE_BYTES);
             assert!(line_offset(line_tag(last)) == last / LINE * LINE);
-            assert!(layout.remote_at + layout.group_count * REMOTE_BYTES <= layout.groups_at);
+            assert!(HEADER_BYTES + layout.group_count * REMOTE_BYTES <= layout.groups_at);
             assert!(layout.groups_at + layout.group_count * GROUP_BYTES <= layout.bytes);
             assert!(layout.bytes <= DescriptorLayout::largest(page_size).bytes);
             assert!(layout.bytes <= u16::MAX as usize);

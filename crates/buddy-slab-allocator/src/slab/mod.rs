@@ -56,8 +56,9 @@ pub(crate) use {
     inbox::Inbox,
     label::SlabLabel,
     layout::GROUP_OBJECTS,
+    list::SlabList,
     object_index::ObjectIndex,
-    remote::{Collected, collect, group_number, slab_of, take_one},
+    remote::{Collected, collect, group_number, publish_at, slab_of, take_one},
     remote_word::RemoteWord,
     slab::{Slab, SlabPlace},
 };

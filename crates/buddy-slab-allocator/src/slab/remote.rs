@@ -51,12 +51,40 @@ impl Slab {
         mask: usize,
     ) -> RemoteOutcome {
         // SAFETY: the objects are in use until the publish, so the slab is alive and the group
-        // exists.
-        let remote = unsafe { Self::remote_word(slab, number) };
-        // SAFETY: as above. The reference is not used beyond the publish.
-        let old = unsafe { remote.as_ref() }.publish(mask);
-        RemoteOutcome { doubles: old & mask, push: (old == 0).then_some(remote) }
+        // exists; the other conditions are the callee's.
+        unsafe { publish_at(Self::group(slab, 0), number, mask) }
     }
+}
+
+impl RemoteWord {
+    /// The remote word of a group, from the first group of its slab: they lie before it, the
+    /// first one last, so that nothing else of the descriptor has to be read.
+    ///
+    /// # Safety
+    /// - `number` is below the group count of the slab to which `groups` belongs.
+    #[inline(always)]
+    pub(super) unsafe fn of_group(groups: NonNull<Group>, number: usize) -> NonNull<Self> {
+        // SAFETY: within the descriptor (condition), from whose pointer this one was derived.
+        unsafe { groups.cast::<Self>().sub(number + 1) }
+    }
+}
+
+/// [`Slab::publish_remote`] for who knows the first group only. Reads and writes the remote word
+/// alone.
+///
+/// # Safety
+/// - As for `publish_remote`.
+#[inline]
+pub(crate) unsafe fn publish_at(
+    groups: NonNull<Group>,
+    number: usize,
+    mask: usize,
+) -> RemoteOutcome {
+    // SAFETY: the objects are in use until the publish, so the slab is alive and the group exists.
+    let remote = unsafe { RemoteWord::of_group(groups, number) };
+    // SAFETY: as above. The reference is not used beyond the publish.
+    let old = unsafe { remote.as_ref() }.publish(mask);
+    RemoteOutcome { doubles: old & mask, push: (old == 0).then_some(remote) }
 }
 
 /// The slab of a remote word.
@@ -84,8 +112,8 @@ pub(crate) unsafe fn group_number(word: NonNull<RemoteWord>) -> usize {
     // SAFETY: passed on; the field never changes while the slab lives.
     unsafe {
         let slab = slab_of(word);
-        let remote_at = usize::from((*slab.as_ptr()).remote_at);
-        (word.addr().get() - slab.addr().get() - remote_at) / REMOTE_BYTES
+        let groups = slab.addr().get() + usize::from((*slab.as_ptr()).groups_at);
+        (groups - word.addr().get()) / REMOTE_BYTES - 1
     }
 }
 

@@ -359,11 +359,17 @@ impl SizeClass {
         Self::from_index(Self::index_by_last(last))
     }
 
-    /// The largest object that slabs of an allocator with such pages hold.
+    /// The largest object that slabs of an allocator with such pages hold: that of the class below
+    /// eight pages. (What takes just eight whole pages wastes nothing without a slab, and can grow
+    /// in place.)
     #[inline]
     pub(crate) const fn object_limit(page_size: usize) -> usize {
         let limit = page_size.saturating_mul(8);
-        if limit < Self::MAX_SIZE { limit } else { Self::MAX_SIZE }
+        if limit > Self::MAX_SIZE {
+            return Self::MAX_SIZE;
+        }
+        // The class of `limit` bytes serves what is larger than that of the one below.
+        SIZES[index_by_formula(limit - 1) - 1] as usize
     }
 
     /// The largest power of two that divides the size: what every object is aligned to.

@@ -31,9 +31,11 @@ fn every_layout_gets_the_smallest_class_that_is_aligned() {
 fn page_size_bounds_size_and_alignment() {
     assert_eq!(SizeClass::for_request(1, 8192, 4096), None);
     assert_eq!(SizeClass::for_request(0, 4096, 4096), Some(SizeClass::Bytes4096));
-    assert_eq!(SizeClass::for_request(2048, 8, 256), Some(SizeClass::Bytes2048));
-    assert_eq!(SizeClass::for_request(2049, 8, 256), None);
-    assert_eq!(SizeClass::for_request(32768, 8, 4096), Some(SizeClass::Bytes32768));
+    assert_eq!(SizeClass::for_request(1920, 8, 256), Some(SizeClass::Bytes1920));
+    assert_eq!(SizeClass::for_request(1921, 8, 256), None);
+    assert_eq!(SizeClass::for_request(30720, 8, 4096), Some(SizeClass::Bytes30720));
+    assert_eq!(SizeClass::for_request(30721, 8, 4096), None);
+    assert_eq!(SizeClass::for_request(32768, 8, 8192), Some(SizeClass::Bytes32768));
     assert_eq!(SizeClass::for_request(usize::MAX, 1, 65536), None);
 }
 

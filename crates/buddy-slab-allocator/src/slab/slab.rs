@@ -53,7 +53,6 @@ pub(crate) struct Slab {
     pub(super) object_count: u16,
     pub(super) page_count: u16,
     pub(super) owner: u16,
-    pub(super) remote_at: u16,
     pub(super) groups_at: u16,
     /// Its owner's.
     pub(super) state: AtomicU8,
@@ -113,14 +112,13 @@ impl Slab {
                 object_count: object_count as u16,
                 page_count: place.page_count,
                 owner,
-                remote_at: layout.remote_at as u16,
                 groups_at: layout.groups_at as u16,
                 state: AtomicU8::new(0),
                 class,
                 in_band: place.in_band,
             });
             for number in 0..layout.group_count {
-                let offset = layout.remote_at + number * REMOTE_BYTES;
+                let offset = layout.groups_at - (number + 1) * REMOTE_BYTES;
                 let remote = at.byte_add(offset).cast::<RemoteWord>();
                 remote.write(RemoteWord::new(line_tag(offset)));
                 let offset = layout.groups_at + number * GROUP_BYTES;
@@ -213,9 +211,6 @@ impl Slab {
     #[inline(always)]
     pub(super) unsafe fn remote_word(slab: NonNull<Self>, number: usize) -> NonNull<RemoteWord> {
         // SAFETY: the caller's bound keeps the word within the descriptor.
-        unsafe {
-            let at = usize::from((*slab.as_ptr()).remote_at) + number * REMOTE_BYTES;
-            slab.byte_add(at).cast()
-        }
+        unsafe { RemoteWord::of_group(Self::group(slab, 0), number) }
     }
 }

@@ -307,7 +307,8 @@ proptest! {
 
     #[test]
     fn a_slab_agrees_with_the_model(
-        class in 0..SizeClass::COUNT,
+        // (The last one is no slab's with such pages.)
+        class in 0..SizeClass::COUNT - 1,
         steps in proptest::collection::vec(step(), 1..600),
     ) {
         let class = SizeClass::ALL[class];

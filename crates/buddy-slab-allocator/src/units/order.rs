@@ -31,6 +31,13 @@ impl Order {
         Some(Self((usize::BITS - (page_count - 1).leading_zeros()) as u8))
     }
 
+    /// The smallest order whose block holds `page_count` pages, capped by [`Order::MAX`].
+    #[inline(always)]
+    pub(crate) const fn holding(page_count: usize) -> Self {
+        let order = usize::BITS - page_count.saturating_sub(1).leading_zeros();
+        if order as usize > MAX_ORDER { Self::MAX } else { Self(order as u8) }
+    }
+
     /// The largest order whose block has at most `page_count` pages, capped by [`Order::MAX`];
     /// `None` for 0 pages.
     #[inline]

@@ -150,12 +150,19 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         if before < request.count {
             return None;
         }
+        let placement = match request.placement {
+            Placement::Snug => Placement::Snug,
+            Placement::Roomy { spare } => {
+                let beyond = node.spare(zone, request.use_reserve).saturating_sub(request.count);
+                Placement::Roomy { spare: spare.min(beyond) }
+            }
+        };
         let take = TakeRequest {
             count: request.count,
             align_order: request.align_order,
             limit: request.limit,
             kind: request.kind,
-            placement: request.placement,
+            placement,
         };
         let plain = request.count == order.pages()
             && request.align_order <= order

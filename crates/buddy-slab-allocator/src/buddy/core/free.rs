@@ -159,7 +159,8 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         freed
     }
 
-    /// Makes a block longer in place, by free pages behind it.
+    /// Makes a block longer in place, by free pages behind it; by up to `spare` more than asked for
+    /// if they are at hand, as its metadata says then.
     ///
     /// # Errors
     /// [`PageError::Exhausted`] if those pages are not free (or of another zone),
@@ -172,6 +173,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         page: PageRef<'_, PAGE_SIZE>,
         old_count: usize,
         new_count: usize,
+        spare: usize,
         wait: Wait,
     ) -> Result<(), PageError> {
         if new_count <= old_count || new_count > 1 << crate::units::MAX_ORDER {
@@ -181,15 +183,18 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         let node = self.node_of(section);
         let zone = page.head().zone().ok_or(PageError::NotAllocated(Misuse::NotAllocated))?;
         let _guard = self.lock(&node.lock, wait).ok_or(PageError::Busy)?;
-        if !node.admits(zone, new_count - old_count, false) {
+        let Some(beyond) = node.spare(zone, false).checked_sub(new_count - old_count) else {
             return Err(PageError::Exhausted);
-        }
+        };
+        let spare = spare.min(beyond);
         // SAFETY: the lock is held; this is the only reference to the table.
         let table = unsafe { node.table() };
         // SAFETY: the lock is held, the section of an allocated block is in the table, and the
         // block is the caller's.
         let grown = unsafe {
-            Self::edit(node, table, section, || section.grow(page.pfn(), old_count, new_count))
+            Self::edit(node, table, section, || {
+                section.grow(page.pfn(), old_count, new_count, spare)
+            })
         };
         if grown { Ok(()) } else { Err(PageError::Exhausted) }
     }

@@ -47,7 +47,7 @@ use crate::units::{NodeId, Zone};
 
 pub(crate) use self::batch::KeptPage;
 pub(super) use self::claim::SlabMark;
-pub(crate) use self::page::PageRef;
+pub(crate) use self::page::{OwnedPage, PageRef};
 pub(crate) use self::removal::{RemovalError, RemovalToken};
 pub(crate) use self::request::{PageError, PageRequest, Wait};
 pub(crate) use self::runs::RunKind;

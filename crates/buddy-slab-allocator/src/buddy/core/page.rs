@@ -125,6 +125,54 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         Some(part)
     }
 
+    /// Whether the block was cut from runs, and lies in the one zone that they serve.
+    #[inline(always)]
+    pub(crate) fn is_of_runs(self) -> bool {
+        self.head().is_of_runs()
+    }
+
+    /// Lets an owned block have another number of pages, if it is one of `count` pages that was
+    /// cut from runs and handed out as `kind`; `false`, and nothing happens, if it is not.
+    ///
+    /// # Safety
+    /// - The caller owns the pages behind it that it gains, which head no block, and those that it
+    ///   loses; nobody else claims, resizes or frees it meanwhile, if it is such a block.
+    #[inline(always)]
+    pub(crate) unsafe fn recount(self, kind: Kind, count: usize, new_count: usize) -> bool {
+        let meta = self.meta();
+        let head = meta.head();
+        if !head.is_handed_out_of_runs(kind) || meta.prev() as usize != count {
+            return false;
+        }
+        meta.set_prev(new_count as u32);
+        meta.set_head(head.with_order(Order::holding(new_count)).with_clean(false));
+        true
+    }
+
+    /// Makes pages that were cut from runs a block of their own, whatever its first page said.
+    ///
+    /// # Safety
+    /// - The caller owns the `count` pages from here on, all with metadata, cut from runs of this
+    ///   section and together smaller than 4 MiB; the others head no block. If `clean`, all of
+    ///   them is zero.
+    #[inline(always)]
+    pub(crate) unsafe fn make_of_runs(self, kind: Kind, count: usize, clean: bool) {
+        let meta = self.meta();
+        meta.set_prev(count as u32);
+        meta.set_head(self.section.run_head(count, kind, clean));
+    }
+
+    /// The page that lies `at` pages behind this one.
+    ///
+    /// # Safety
+    /// - It is in the same section, and has metadata.
+    #[inline(always)]
+    pub(crate) unsafe fn behind(self, at: usize) -> Self {
+        let pfn = Pfn::from_index(self.pfn.index() + at).unwrap_or(self.pfn);
+        // INVARIANT: the condition.
+        Self { section: self.section, pfn }
+    }
+
     /// Records that an owned block has only `count` pages left.
     ///
     /// # Safety
@@ -216,5 +264,37 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
 impl<const PAGE_SIZE: usize> fmt::Debug for PageRef<'_, PAGE_SIZE> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "page {:#x} ({:?})", self.addr(), self.pfn)
+    }
+}
+
+/// A [`PageRef`] without its lifetime, for who owns the page.
+///
+/// # Invariants
+/// - `section` is a section, and `pfn` a page of it that whoever has this owns; or this is
+///   [`NOTHING`](Self::NOTHING). (A section with such a page is not removed.)
+pub(crate) struct OwnedPage<const PAGE_SIZE: usize> {
+    section: NonNull<Section<PAGE_SIZE>>,
+    pfn: Pfn,
+}
+
+impl<const PAGE_SIZE: usize> OwnedPage<PAGE_SIZE> {
+    /// No page.
+    pub(crate) const NOTHING: Self = Self { section: NonNull::dangling(), pfn: Pfn::ZERO };
+
+    /// Keeps a page, which the caller owns.
+    #[inline(always)]
+    pub(crate) fn keep(page: PageRef<'_, PAGE_SIZE>) -> Self {
+        // INVARIANT: the caller owns it.
+        Self { section: NonNull::from(page.section()), pfn: page.pfn() }
+    }
+
+    /// The page.
+    ///
+    /// # Safety
+    /// - It is one (not `NOTHING`), and was not given away since it was kept.
+    #[inline(always)]
+    pub(crate) unsafe fn page<'a>(&self) -> PageRef<'a, PAGE_SIZE> {
+        // SAFETY: a section that has an owned page stays (invariant).
+        PageRef::new(unsafe { self.section.as_ref() }, self.pfn)
     }
 }

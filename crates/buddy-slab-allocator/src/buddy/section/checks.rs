@@ -6,7 +6,7 @@
 //! * S3: the non-empty mask says which lists have blocks, the counts say how many.
 //! * S4: pages on the lists and in runs add up to the zone's free pages.
 //! * S5: every page is in exactly one of: a free block, a free run, an allocated block, a slab, a
-//!   reserved page; and every free block or run found by walking is on a list.
+//!   reserved page, a span; and every free block or run found by walking is on a list.
 //! * S6: metadata exists where a block starts; inner pages that have some start no block.
 //! * S7: managed pages add up to the zones' totals.
 //! * R1 to R4: what `runs` says of its bins.
@@ -146,6 +146,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     unsafe fn check_pages(&self) -> (Tally, RunTally) {
         let mut tally = Tally::default();
         let (mut runs, mut from_runs) = (RunTally::default(), 0);
+        let mut in_span = false;
         let mut reserved = 0;
         let mut at = 0;
         while at < self.pages {
@@ -161,7 +162,14 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                 continue;
             };
             let word = page.head();
-            let pages = if let Some((order, zone)) = self.free_block_at(pfn) {
+            let spare = word.is_tail() && !word.is_slab() && !word.is_run();
+            let pages = if spare {
+                // A CPU keeps it behind a block that grows.
+                assert!(in_span || at != 0, "S5: {pfn:?} is in no block");
+                assert_eq!(self.state(carve), CarveState::Carved, "S6: {pfn:?} of a span");
+                from_runs += 1;
+                1
+            } else if let Some((order, zone)) = self.free_block_at(pfn) {
                 tally[zone.index()][order.index()] += 1;
                 order.pages()
             } else if let Some(run) = self.run_at(pfn) {
@@ -199,6 +207,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             };
             assert!(pages >= 1 && pages <= self.pages - at, "S5: block at {pfn:?} is inside");
             self.check_inner(at, pages);
+            in_span = spare;
             from_runs += if word.is_from_run() { pages } else { 0 };
             at += pages;
         }

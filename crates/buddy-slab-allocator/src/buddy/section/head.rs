@@ -251,6 +251,19 @@ impl HeadWord {
         self.0 & FROM_RUN != 0
     }
 
+    /// Whether the allocated block goes back to the runs, and lies in the one zone that they serve.
+    #[inline(always)]
+    pub(crate) const fn is_of_runs(self) -> bool {
+        self.0 & (FROM_RUN | SPANS) == FROM_RUN
+    }
+
+    /// Whether it is the first page of such a block that is handed out as `kind`.
+    #[inline(always)]
+    pub(crate) const fn is_handed_out_of_runs(self, kind: Kind) -> bool {
+        let word = (PageFlags::Allocated as u32) << FLAGS | (kind as u32) << PAD | FROM_RUN;
+        self.0 & (0xFF << FLAGS | KIND_MASK | FROM_RUN | SPANS) == word
+    }
+
     /// The same block, which goes back to the runs.
     #[inline]
     pub(super) const fn cut_from_run(self) -> Self {

@@ -2,10 +2,10 @@
 
 use super::Section;
 use super::alloc::{TakeRequest, Taken};
-use super::head::Kind;
+use super::head::{HeadWord, Kind};
 use super::lists::{add, sub};
 use super::runs::{BINS, EXACT, Run, bin_of};
-use crate::units::{Pfn, Zone, ZoneReach};
+use crate::units::{Order, Pfn, Zone, ZoneReach};
 
 /// How many runs of one bin are looked at where not all of them need fit.
 const PROBES: usize = 16;
@@ -15,8 +15,12 @@ const PROBES: usize = 16;
 pub(crate) enum Placement {
     /// Where it leaves the least behind.
     Snug,
-    /// Where it has most room behind it: it is growing.
-    Roomy,
+    /// Where it has most room behind it: it is growing. Up to `spare` pages of that room are
+    /// taken too; the block's metadata says how many it has then.
+    Roomy {
+        /// The most pages beyond those asked for.
+        spare: usize,
+    },
 }
 
 impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
@@ -80,7 +84,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     #[inline]
     unsafe fn find_run(&self, request: &TakeRequest) -> Option<(Run, usize)> {
         let mut bin = bin_of(request.count);
-        if request.placement == Placement::Roomy {
+        if matches!(request.placement, Placement::Roomy { .. }) {
             bin = self.runs.last().filter(|last| *last > bin).unwrap_or(bin);
         }
         loop {
@@ -116,8 +120,12 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// - Lock held; the request's pages from `start` lie in the run.
     #[inline]
     unsafe fn cut_run(&self, run: Run, start: usize, request: &TakeRequest) -> Taken {
-        let count = request.count;
-        let (end, to) = (start + count, run.from + run.len);
+        let to = run.from + run.len;
+        let count = match request.placement {
+            Placement::Snug => request.count,
+            Placement::Roomy { spare } => request.count + spare.min(to - start - request.count),
+        };
+        let end = start + count;
         let pfn = Self::nth(start);
         // SAFETY: lock held; the three parts are those of the run.
         unsafe {
@@ -130,12 +138,17 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             }
             let page = self.page_unchecked(pfn);
             page.set_prev(count as u32);
-            let word = Self::allocated_word(count, request.kind, self.runs.zone, run.clean);
-            page.set_head(word.cut_from_run());
+            page.set_head(self.run_head(count, request.kind, run.clean));
         }
         sub(&self.lists(self.runs.zone).free_pages, count);
         add(&self.runs.used, count);
         Taken { pfn, clean: run.clean }
+    }
+
+    /// The head word of a block of `count` pages cut from runs.
+    #[inline(always)]
+    pub(crate) fn run_head(&self, count: usize, kind: Kind, clean: bool) -> HeadWord {
+        HeadWord::allocated(Order::holding(count), kind, self.runs.zone, clean).cut_from_run()
     }
 
     /// Gives pages back to the runs.
@@ -160,15 +173,22 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         }
     }
 
-    /// Lets a block grow into the run behind it; `false`, and nothing happens, if there is none of
-    /// that length.
+    /// Lets a block grow into the run behind it, by `pages` and up to `spare` more; how many it
+    /// were, and whether they are clean. `None`, and nothing happens, if there is no run of that
+    /// length.
     ///
     /// # Safety
     /// - Lock held; the pages before `from` are a block in the zone of the runs.
     #[inline]
-    pub(super) unsafe fn grow_into_run(&self, from: usize, to: usize) -> Option<bool> {
+    pub(super) unsafe fn grow_into_run(
+        &self,
+        from: usize,
+        pages: usize,
+        spare: usize,
+    ) -> Option<(usize, bool)> {
         let run = self.page_at(from).and_then(|pfn| self.run_at(pfn))?;
-        let rest = run.len.checked_sub(to - from)?;
+        let pages = pages + spare.min(run.len.checked_sub(pages)?);
+        let (to, rest) = (from + pages, run.len - pages);
         // SAFETY: lock held; a run of this section.
         unsafe {
             self.unlink_run(run);
@@ -176,8 +196,8 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                 self.link_run(Run { from: to, len: rest, ..run });
             }
         }
-        sub(&self.lists(self.runs.zone).free_pages, to - from);
-        Some(run.clean)
+        sub(&self.lists(self.runs.zone).free_pages, pages);
+        Some((pages, run.clean))
     }
 }
 

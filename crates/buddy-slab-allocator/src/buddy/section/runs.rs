@@ -42,7 +42,8 @@ const EXACT_LOG: u32 = EXACT.trailing_zeros();
 ///   only if bin `b` is not empty.
 /// - R2: no two runs are neighbours.
 /// - R3: `pages` is the sum of all lengths.
-/// - R4: `used` counts the pages of the blocks whose head words say that they were cut from a run.
+/// - R4: `used` counts the pages of the blocks whose head words say that they were cut from a run,
+///   and those of the spans that CPUs keep behind such blocks.
 pub(super) struct RunBins {
     heads: UnsafeCell<[u32; BINS]>,
     nonempty: [AtomicU32; 2],

@@ -175,8 +175,9 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         true
     }
 
-    /// Lets the block of `old` pages at `pfn` grow to `new` pages; `false`, and nothing happens,
-    /// if the pages behind it are not all free.
+    /// Lets the block of `old` pages at `pfn` grow to `new` pages, and by up to `spare` more if it
+    /// grows into a run: its metadata says how many it has then. `false`, and nothing happens, if
+    /// the pages behind it are not all free.
     ///
     /// The block's kind and its word `next` stay. Complexity: as `alloc_at`. Locks: the node's
     /// is held.
@@ -184,7 +185,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// # Safety
     /// - The node's lock is held, or the section is not visible yet.
     /// - The block is the caller's, of exactly `old` pages, and no slab.
-    pub(crate) unsafe fn grow(&self, pfn: Pfn, old: usize, new: usize) -> bool {
+    pub(crate) unsafe fn grow(&self, pfn: Pfn, old: usize, new: usize, spare: usize) -> bool {
         let from = pfn.index() + old;
         let Some(to) = pfn.index().checked_add(new) else { return false };
         // SAFETY: the caller's block: its first page has metadata, and only the caller writes it.
@@ -193,9 +194,10 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         if word.is_from_run()
             && new > old
             // SAFETY: passed on; such a block is in the zone of the runs.
-            && let Some(clean) = unsafe { self.grow_into_run(from, to) }
+            && let Some((more, clean)) = unsafe { self.grow_into_run(from, new - old, spare) }
         {
-            add(&self.runs.used, new - old);
+            add(&self.runs.used, more);
+            let new = old + more;
             let order = Order::for_pages(new).unwrap_or(Order::MAX);
             page.set_prev(new as u32);
             page.set_head(word.with_order(order).with_clean(word.is_clean() && clean));

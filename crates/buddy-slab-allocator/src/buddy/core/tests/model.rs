@@ -285,7 +285,7 @@ impl World {
                     unsafe { self.core.shrink(page, held, count, Wait::Spin) }.unwrap();
                 } else if count > held {
                     // SAFETY: held.
-                    let grown = unsafe { self.core.grow(page, held, count, Wait::Spin) };
+                    let grown = unsafe { self.core.grow(page, held, count, 0, Wait::Spin) };
                     if grown.is_err() {
                         return;
                     }

@@ -50,7 +50,7 @@ fn blocks_never_merge_across_a_limit_inside_a_carve_block() {
         check(section);
         section.shrink(first, 1100, 900);
         check(section);
-        assert!(section.grow(first, 900, 2000));
+        assert!(section.grow(first, 900, 2000, 0));
         check(section);
         section.free(first, 2000);
     }

@@ -128,7 +128,7 @@ impl Model {
                 if let Some(which) = pick(which, self.live.len()) {
                     let (at, count) = self.live[which];
                     // SAFETY: see above.
-                    let grown = unsafe { section.grow(pfn(at), count, count + by) };
+                    let grown = unsafe { section.grow(pfn(at), count, count + by, 0) };
                     assert_eq!(grown, self.is_free(at + count, at + count + by));
                     if grown {
                         self.set(at + count, at + count + by, true);

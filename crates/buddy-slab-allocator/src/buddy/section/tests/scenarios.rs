@@ -122,13 +122,13 @@ fn blocks_grow_and_shrink_in_place() {
     unsafe {
         let mut count = 1;
         for new in [2, 3, 8, 500, 1024, 1025, 2000] {
-            assert!(section.grow(block, count, new), "{count} to {new}");
+            assert!(section.grow(block, count, new, 0), "{count} to {new}");
             count = new;
             check(section);
         }
-        assert!(!section.grow(block, count, section.page_span() + 1));
-        assert!(!section.grow(block, count, usize::MAX));
-        assert!(!section.grow(block, count, count));
+        assert!(!section.grow(block, count, section.page_span() + 1, 0));
+        assert!(!section.grow(block, count, usize::MAX, 0));
+        assert!(!section.grow(block, count, count, 0));
         for new in [1999, 1025, 1024, 1000, 512, 5, 1] {
             section.shrink(block, count, new);
             count = new;
@@ -138,7 +138,7 @@ fn blocks_grow_and_shrink_in_place() {
         assert_eq!((page.next(), page.prev()), (0xABCD, 1));
         assert_eq!(page.head().kind(), Kind::Pages);
         let wall = section.alloc_at(pfn(block.index() + 2), 1, Kind::Pages).unwrap();
-        assert!(!section.grow(block, 1, 3));
+        assert!(!section.grow(block, 1, 3, 0));
         section.free(wall.pfn, 1);
         section.free(block, 1);
     }
