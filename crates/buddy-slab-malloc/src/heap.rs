@@ -78,14 +78,14 @@ pub unsafe fn release(ptr: NonNull<u8>) {
     unsafe { ALLOCATOR.dealloc_unsized(ptr) }
 }
 
-/// How many bytes the allocation can hold; 0 if it is none.
+/// How many bytes the allocation can hold.
 ///
 /// # Safety
 /// - `ptr` came from this heap and was not freed since.
-#[inline]
+#[inline(always)]
 pub unsafe fn usable_size(ptr: NonNull<u8>) -> usize {
-    // SAFETY: the caller's conditions: nobody frees what it holds.
-    match unsafe { ALLOCATOR.usable_size(ptr) } {
+    // SAFETY: the caller's allocation, which nobody frees.
+    match unsafe { ALLOCATOR.usable_size_of_live(ptr) } {
         Some(bytes) => bytes,
         None => huge::usable_size(ptr.addr().get()).unwrap_or(0),
     }
