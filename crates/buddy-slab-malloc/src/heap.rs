@@ -139,7 +139,10 @@ unsafe fn resize_by_move(ptr: NonNull<u8>, old_size: usize, new_size: usize) -> 
             return ptr.as_ptr();
         }
     }
-    let Some(new) = NonNull::new(allocate(new_size, 16)) else { return ptr::null_mut() };
+    let Ok(layout) = Layout::from_size_align(new_size, 16) else { return ptr::null_mut() };
+    let Some(new) = NonNull::new(allocate_resized(layout, old_size)) else {
+        return ptr::null_mut();
+    };
     // SAFETY: both are live, and hold so many bytes; then the old one is freed, and not used again
     // (condition).
     unsafe {
@@ -147,6 +150,15 @@ unsafe fn resize_by_move(ptr: NonNull<u8>, old_size: usize, new_size: usize) -> 
         release(ptr);
     }
     new.as_ptr()
+}
+
+/// The new place of an allocation of `old_size` bytes: what grows may grow again.
+pub(crate) fn allocate_resized(layout: Layout, old_size: usize) -> *mut u8 {
+    let grows = layout.size() > old_size;
+    match if grows { ALLOCATOR.alloc_to_grow(layout) } else { ALLOCATOR.alloc(layout) } {
+        Ok(object) => object.as_ptr(),
+        Err(_) => refused(layout),
+    }
 }
 
 /// Brings `bytes` from one allocation to another; what the first one holds afterwards is not said.
