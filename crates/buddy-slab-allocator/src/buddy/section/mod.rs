@@ -33,6 +33,7 @@ mod layout;
 mod limit;
 mod lists;
 mod run_exchange;
+mod run_purge;
 mod run_take;
 mod runs;
 mod slab_marks;
