@@ -152,9 +152,13 @@ unsafe fn resize_by_move(ptr: NonNull<u8>, old_size: usize, new_size: usize) -> 
     new.as_ptr()
 }
 
-/// The new place of an allocation of `old_size` bytes: what grows may grow again.
+/// From this size on what grows is put where it can grow on. Below, a copy costs less than to
+/// touch memory that was never used.
+const ROOMY_FROM: usize = 256 << 10;
+
+/// The new place of an allocation of `old_size` bytes.
 pub(crate) fn allocate_resized(layout: Layout, old_size: usize) -> *mut u8 {
-    let grows = layout.size() > old_size;
+    let grows = layout.size() > old_size && layout.size() >= ROOMY_FROM;
     match if grows { ALLOCATOR.alloc_to_grow(layout) } else { ALLOCATOR.alloc(layout) } {
         Ok(object) => object.as_ptr(),
         Err(_) => refused(layout),
