@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::runner::{Runner, cargo};
 use crate::{
-    LIBRARY, STABLE_FEATURES, atomics, cross, instructions, kernel, layers, programs,
+    LIBRARY, STABLE_FEATURES, atomics, cross, install, instructions, kernel, layers, programs,
     target_directory,
 };
 
@@ -36,6 +36,7 @@ pub fn run(root: &Path, full: bool) -> Result<()> {
     features(&mut runner)?;
     println!("programs on the heap");
     programs::run(root, &[], full)?;
+    install::check(&mut runner)?;
     instructions::step(&mut runner)?;
     kernel::run_all(&mut runner, &[])?;
     if full {

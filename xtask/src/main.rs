@@ -2,7 +2,8 @@
 //!
 //! - [`gate`]: what has to pass before a commit, as named and timed steps;
 //! - [`layers`]: holds the library's import ladder;
-//! - [`programs`]: real programs on the heap;
+//! - [`programs`]: real programs on the heap; [`compare`]: their time and memory beside other allocators';
+//! - [`install`]: the C library where packagers want it;
 //! - [`cross`]: builds and tests for targets that the host is not;
 //! - [`atomics`]: counts atomic read-modify-writes;
 //! - [`mod@bench`]: measures the library beside its peers;
@@ -16,8 +17,10 @@ use clap::{Parser, Subcommand};
 
 mod atomics;
 mod bench;
+mod compare;
 mod cross;
 mod gate;
+mod install;
 mod instructions;
 mod kernel;
 mod layers;
@@ -59,6 +62,24 @@ enum Chore {
         /// With data as large as a real one's
         #[arg(long)]
         long: bool,
+        /// Measure those of xtask/programs/figures on the heap and on other allocators instead
+        #[arg(long, conflicts_with = "long")]
+        compare: bool,
+        /// How often each is measured on each allocator
+        #[arg(long, requires = "compare", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+        runs: u16,
+    },
+    /// Build the C library and put it, its header and its pkg-config file below a directory
+    Install {
+        /// Where `lib`, `include` and `lib/pkgconfig` are, or will be: what the pkg-config file says
+        #[arg(long, default_value = "/usr/local")]
+        prefix: PathBuf,
+        /// Put it all below this directory instead, as if that were the root: for packages
+        #[arg(long)]
+        destdir: Option<PathBuf>,
+        /// Install below a directory that is removed again, and build a C program against that
+        #[arg(long, conflicts_with_all = ["prefix", "destdir"])]
+        check: bool,
     },
     /// Run the tests of the library and the testkit as 32-bit x86 Linux programs
     Test32,
@@ -98,7 +119,12 @@ fn main() -> ExitCode {
         Chore::Bare { targets } => {
             cross::bare(&mut runner::Runner::streaming(root), &cross::or_default(targets))
         }
-        Chore::Programs { names, long } => programs::run(root, &names, long).map(|_| ()),
+        Chore::Programs { names, compare: true, runs, .. } => compare::run(root, &names, runs),
+        Chore::Programs { names, long, .. } => programs::run(root, &names, long).map(|_| ()),
+        Chore::Install { check: true, .. } => install::check(&mut runner::Runner::streaming(root)),
+        Chore::Install { prefix, destdir, .. } => {
+            install::run(&mut runner::Runner::streaming(root), &prefix, destdir.as_deref())
+        }
         Chore::Kernel(arguments) => kernel::run(root, &arguments),
         Chore::Kernels { machines } => runner::Runner::logging(root)
             .and_then(|mut runner| kernel::run_all(&mut runner, &machines)),

@@ -27,7 +27,7 @@ pub fn run(root: &Path, names: &[String], long: bool) -> Result<String> {
     )?;
     let library = target_directory(root).join("release/libbuddyslab.so");
     let mut report = String::new();
-    for script in scripts(root, names)? {
+    for script in scripts(&root.join("xtask/programs"), names)? {
         let name = script.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         needs(&script)?;
         let start = Instant::now();
@@ -60,10 +60,10 @@ pub fn run(root: &Path, names: &[String], long: bool) -> Result<String> {
     Ok(report)
 }
 
-fn scripts(root: &Path, names: &[String]) -> Result<Vec<PathBuf>> {
-    let directory = root.join("xtask/programs");
+/// The scripts in a directory, or those of them that are named.
+pub fn scripts(directory: &Path, names: &[String]) -> Result<Vec<PathBuf>> {
     let mut all: Vec<PathBuf> = Vec::new();
-    for entry in std::fs::read_dir(&directory).context("the scripts are there")? {
+    for entry in std::fs::read_dir(directory).context("the scripts are there")? {
         let path = entry?.path();
         let named =
             path.file_stem().is_some_and(|stem| names.iter().any(|name| stem == name.as_str()));
@@ -81,7 +81,7 @@ fn scripts(root: &Path, names: &[String]) -> Result<Vec<PathBuf>> {
 }
 
 /// Checks that the programs that a script names are there.
-fn needs(script: &Path) -> Result<()> {
+pub fn needs(script: &Path) -> Result<()> {
     let text = std::fs::read_to_string(script)?;
     let line = text.lines().find_map(|line| line.strip_prefix("# needs: ")).unwrap_or_default();
     let path = std::env::var_os("PATH").unwrap_or_default();

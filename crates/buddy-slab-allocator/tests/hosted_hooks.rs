@@ -239,6 +239,58 @@ fn free_memory_is_given_up_once_and_known_to_be_zero_then() {
 }
 
 #[test]
+fn what_large_objects_leave_between_them_is_given_up() {
+    let heap = GlobalAllocator::<PAGE, _>::with_platform(PinnedSim::default());
+    let memory = region(16 * MIB);
+    // SAFETY: leaked memory, ours alone.
+    unsafe { heap.init_raw(memory.as_mut_ptr(), memory.len(), 1) }.expect("a region");
+    let large = layout(40 * PAGE, 8);
+    let objects: Vec<_> = std::iter::from_fn(|| heap.alloc(large).ok()).collect();
+    assert!(objects.len() > 60, "{}", objects.len());
+    let stays = |index: usize| index.is_multiple_of(10);
+    for (index, object) in objects.iter().enumerate() {
+        // SAFETY: live, of this size; those that go are freed once.
+        unsafe {
+            object.as_ptr().write_bytes(0xEE, large.size());
+            if !stays(index) {
+                heap.dealloc(*object, large);
+            }
+        }
+    }
+    heap.shrink();
+    let free = heap.managed_bytes() - heap.allocated_bytes();
+    let purge = || {
+        // SAFETY: the blocks are cleared before the answer.
+        unsafe {
+            heap.purge(16, |block, bytes| {
+                block.as_ptr().write_bytes(0, bytes);
+                true
+            })
+        }
+    };
+    let purged = purge();
+    assert!(purged > free / 10 * 9, "{purged} of {free}");
+    assert_eq!(purge(), 0, "nothing twice");
+    assert_eq!(heap.managed_bytes() - heap.allocated_bytes(), free, "all of it came back");
+    heap.check_invariants();
+    let zeroed = heap.alloc_zeroed(large).expect("what was given up");
+    // SAFETY: live, of this size; freed once.
+    unsafe {
+        let bytes = std::slice::from_raw_parts(zeroed.as_ptr(), large.size());
+        assert!(bytes.iter().all(|byte| *byte == 0));
+        heap.dealloc(zeroed, large);
+        for (index, object) in objects.iter().enumerate().filter(|(index, _)| stays(*index)) {
+            let bytes = std::slice::from_raw_parts(object.as_ptr(), large.size());
+            assert!(bytes.iter().all(|byte| *byte == 0xEE), "{index} is in use");
+            heap.dealloc(*object, large);
+        }
+    }
+    heap.shrink();
+    assert_eq!(heap.allocated_bytes(), 0);
+    heap.check_invariants();
+}
+
+#[test]
 fn who_does_not_want_a_block_ends_the_purge() {
     let heap = GlobalAllocator::<PAGE, _>::with_platform(PinnedSim::default());
     let memory = region(16 * MIB);

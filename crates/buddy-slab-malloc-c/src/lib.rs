@@ -15,6 +15,12 @@
 //! is none); `free` leaves `errno` alone.
 #![cfg(target_os = "linux")]
 
+// Elsewhere the thread's word would be found by a call into the dynamic loader, which allocates.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!(
+    "buddy-slab-malloc-c wants x86_64 or aarch64: buddy-slab-malloc's `tls` knows no others"
+);
+
 mod c;
 mod cxx;
 mod stats;

@@ -68,7 +68,7 @@ unsafe impl GlobalAlloc for BuddySlabMalloc {
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         // SAFETY: both are live and hold the smaller size; the old one is freed with its layout.
         unsafe {
-            let new = self.alloc(new_layout);
+            let new = heap::allocate_resized(new_layout, layout.size());
             if !new.is_null() {
                 heap::relocate(ptr, new, layout.size().min(new_size));
                 self.dealloc(ptr, layout);

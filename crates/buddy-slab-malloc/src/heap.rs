@@ -78,14 +78,14 @@ pub unsafe fn release(ptr: NonNull<u8>) {
     unsafe { ALLOCATOR.dealloc_unsized(ptr) }
 }
 
-/// How many bytes the allocation can hold; 0 if it is none.
+/// How many bytes the allocation can hold.
 ///
 /// # Safety
 /// - `ptr` came from this heap and was not freed since.
-#[inline]
+#[inline(always)]
 pub unsafe fn usable_size(ptr: NonNull<u8>) -> usize {
-    // SAFETY: the caller's conditions: nobody frees what it holds.
-    match unsafe { ALLOCATOR.usable_size(ptr) } {
+    // SAFETY: the caller's allocation, which nobody frees.
+    match unsafe { ALLOCATOR.usable_size_of_live(ptr) } {
         Some(bytes) => bytes,
         None => huge::usable_size(ptr.addr().get()).unwrap_or(0),
     }
@@ -139,7 +139,10 @@ unsafe fn resize_by_move(ptr: NonNull<u8>, old_size: usize, new_size: usize) -> 
             return ptr.as_ptr();
         }
     }
-    let Some(new) = NonNull::new(allocate(new_size, 16)) else { return ptr::null_mut() };
+    let Ok(layout) = Layout::from_size_align(new_size, 16) else { return ptr::null_mut() };
+    let Some(new) = NonNull::new(allocate_resized(layout, old_size)) else {
+        return ptr::null_mut();
+    };
     // SAFETY: both are live, and hold so many bytes; then the old one is freed, and not used again
     // (condition).
     unsafe {
@@ -147,6 +150,19 @@ unsafe fn resize_by_move(ptr: NonNull<u8>, old_size: usize, new_size: usize) -> 
         release(ptr);
     }
     new.as_ptr()
+}
+
+/// From this size on what grows is put where it can grow on. Below, a copy costs less than to
+/// touch memory that was never used.
+const ROOMY_FROM: usize = 256 << 10;
+
+/// The new place of an allocation of `old_size` bytes.
+pub(crate) fn allocate_resized(layout: Layout, old_size: usize) -> *mut u8 {
+    let grows = layout.size() > old_size && layout.size() >= ROOMY_FROM;
+    match if grows { ALLOCATOR.alloc_to_grow(layout) } else { ALLOCATOR.alloc(layout) } {
+        Ok(object) => object.as_ptr(),
+        Err(_) => refused(layout),
+    }
 }
 
 /// Brings `bytes` from one allocation to another; what the first one holds afterwards is not said.

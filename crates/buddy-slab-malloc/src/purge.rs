@@ -18,10 +18,12 @@ use crate::{PAGE_SIZE, sys};
 
 /// From this size on a block is given up when it is freed.
 const LARGE: usize = 4 << 20;
+/// From this size on a block that is freed has it looked at first how much is in use.
+const SAMPLED: usize = 1 << 20;
 /// What is given up later, at least, in pages.
 const SMALLEST_PAGES: usize = (64 << 10) / PAGE_SIZE;
 /// How many ends of slow paths share one look at the clock.
-const CHORES_PER_LOOK: u32 = 32;
+pub(crate) const CHORES_PER_LOOK: u32 = 32;
 /// Bytes whose pages are touched anew in a millisecond, about, and a twentieth of it.
 const REFILL_PER_MILLI: u64 = (8 << 20) / 20;
 
@@ -37,6 +39,10 @@ pub(crate) fn is_running() -> bool {
 /// A large allocation was freed.
 #[inline]
 pub(crate) fn retire(block: NonNull<u8>, bytes: usize) {
+    if bytes >= SAMPLED {
+        // While it still counts: what is in use was never more since the look before.
+        crate::report::sample();
+    }
     if bytes >= LARGE {
         retire_large(block, bytes);
     }
@@ -73,11 +79,11 @@ pub(crate) fn chores() {
 
 #[cold]
 fn look() {
+    crate::report::sample();
     let delay = OPTIONS.purge_delay();
     if delay == NEVER {
         return;
     }
-    crate::report::sample();
     let now = sys::coarse_millis();
     let last = LAST.load(Ordering::Relaxed);
     if last == 0 {

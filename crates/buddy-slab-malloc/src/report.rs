@@ -22,7 +22,9 @@ pub struct Report {
     pub heap: Snapshot,
     /// Bytes in pages that hold something, and in huge mappings, now.
     pub current_bytes: usize,
-    /// The most of that which was seen; looked at on slow paths now and then.
+    /// The most of that which was seen. It is looked at before each free of 1 MiB and more, and at
+    /// every 32nd end of a slow path; so it may be too low by what was freed in smaller blocks
+    /// between the peak and the next look: less than 32 MiB, and in most programs less than one.
     pub peak_bytes: usize,
     /// The most memory that the process had, in bytes, as the system counts it.
     pub peak_resident_bytes: usize,

@@ -14,7 +14,9 @@ const DIRECTORIES: [&str; 6] = [
 ];
 
 /// Other allocators: their name, and those of their library.
-const OTHERS: [(&str, &[&str]); 3] = [
+const OTHERS: [(&str, &[&str]); 4] = [
+    // Preloaded too: a program may bring an allocator along, as Debian's redis-server does.
+    ("glibc", &["libc.so.6"]),
     ("mimalloc", &["libmimalloc.so.3", "libmimalloc.so.2", "libmimalloc.so"]),
     ("jemalloc", &["libjemalloc.so.2", "libjemalloc.so"]),
     ("tcmalloc", &["libtcmalloc_minimal.so.4", "libtcmalloc_minimal.so", "libtcmalloc.so.4"]),
@@ -26,8 +28,8 @@ const OURS: &str = "libbuddyslab.so";
 pub struct Allocator {
     /// What it is called.
     pub name: &'static str,
-    /// What is preloaded; nothing for the system's own.
-    pub library: Option<PathBuf>,
+    /// What is preloaded.
+    pub library: PathBuf,
 }
 
 impl Allocator {
@@ -46,20 +48,20 @@ impl Allocator {
             let place = built.display();
             io::Error::other(format!("{OURS} is not in {place} (cargo build builds it)"))
         })?;
-        Ok(Self { name: "buddy-slab", library: Some(library) })
+        Ok(Self { name: "buddy-slab", library })
     }
 
-    /// This workspace's, the system's, and every other that is installed.
+    /// This workspace's, the C library's, and every other that is installed.
     ///
     /// # Errors
     /// As [`ours`](Self::ours).
     pub fn all() -> io::Result<Vec<Self>> {
-        let mut all = vec![Self::ours()?, Self { name: "system", library: None }];
+        let mut all = vec![Self::ours()?];
         for (name, files) in OTHERS {
             let mut places =
                 files.iter().flat_map(|file| DIRECTORIES.map(|at| Path::new(at).join(file)));
             if let Some(library) = places.find(|place| place.is_file()) {
-                all.push(Self { name, library: Some(library) });
+                all.push(Self { name, library });
             }
         }
         Ok(all)

@@ -53,14 +53,12 @@ pub fn run(
 ) -> io::Result<Run> {
     let mut command = Command::new(&program.path);
     command.args(arguments);
-    if let Some(library) = &allocator.library {
-        let mut preload = library.clone().into_os_string();
-        if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
-            preload.push(":");
-            preload.push(others);
-        }
-        command.env("LD_PRELOAD", preload);
+    let mut preload = allocator.library.clone().into_os_string();
+    if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
+        preload.push(":");
+        preload.push(others);
     }
+    command.env("LD_PRELOAD", preload);
     // Each process writes its own; that of the program is read.
     let reports = Directory::new()?;
     match output {

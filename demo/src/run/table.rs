@@ -80,7 +80,7 @@ pub fn report(out: &mut impl Write, name: &OsStr, run: &Run) -> io::Result<()> {
     let of = |key: &str| number(report, key);
     writeln!(
         out,
-        "heap     {:.1} MiB in use at the end; {:.1} MiB at most, as far as looked at",
+        "heap     {:.1} MiB in use at the end; {:.1} MiB at most (but for a few small blocks)",
         of("current_bytes") / MIB,
         of("peak_bytes") / MIB
     )?;

@@ -13,11 +13,11 @@ use crate::slab::{ClassTable, Group, GroupFree, ObjectIndex, SizeClass, Slab, Sl
 use crate::units::Misuse;
 
 /// An object, as the metadata of its page describes it.
-struct Found {
-    label: SlabLabel,
+pub(super) struct Found {
+    pub(super) label: SlabLabel,
     /// The first group of its slab.
-    groups: NonNull<Group>,
-    index: ObjectIndex,
+    pub(super) groups: NonNull<Group>,
+    pub(super) index: ObjectIndex,
 }
 
 impl Found {
@@ -124,7 +124,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// The object at `addr`, whose page has this mark. Touches nothing of its slab, but with the
     /// largest pages.
     #[inline(always)]
-    fn locate(addr: usize, mark: PageMark, expected: Option<SizeClass>) -> Result<Found, Misuse> {
+    pub(super) fn locate(
+        addr: usize,
+        mark: PageMark,
+        expected: Option<SizeClass>,
+    ) -> Result<Found, Misuse> {
         // SAFETY: slabs are marked with labels.
         let label = unsafe { SlabLabel::from_raw(mark.label) };
         if expected.is_some_and(|class| class != label.class()) {

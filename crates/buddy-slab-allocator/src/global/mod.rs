@@ -3,7 +3,7 @@
 //!
 //! - `session`: which heap a call works on, and what it may wait for
 //! - `init`, `memory_map`: regions in
-//! - `objects`, `free`, `large`, `resize`: `alloc`, `dealloc`, `realloc`
+//! - `objects`, `free`, `large`, `resize`, `usable`: `alloc`, `dealloc`, `realloc`, how much fits
 //! - `pages`, `block`: pages by address and by handle; `blocks`: where both end
 //! - `stock`: pages for handlers
 //! - `pressure`: what happens before `NoMemory`
@@ -35,6 +35,7 @@ mod removal;
 mod resize;
 mod session;
 mod stock;
+mod usable;
 mod watermarks;
 
 pub use block::PageBlock;

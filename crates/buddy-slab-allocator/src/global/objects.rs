@@ -9,7 +9,7 @@ use super::GlobalAllocator;
 use crate::buddy::PageError;
 use crate::error::{AllocError, AllocResult};
 use crate::platform::Platform;
-use crate::slab::{ClassTable, SizeClass, Slab};
+use crate::slab::SizeClass;
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// Allocates memory for `layout`: an object of a size class up to 30 KiB (or below 8 pages),
@@ -132,27 +132,5 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             }
         }
         Ok(count)
-    }
-
-    /// How many bytes the allocation at `ptr` can hold: its class's size, or its pages. `None` if
-    /// `ptr` is not the start of a live allocation, as far as the metadata tells.
-    ///
-    /// O(1), no lock.
-    ///
-    /// # Safety
-    /// - If `ptr` points into memory of this allocator, nobody frees what lies there meanwhile.
-    pub unsafe fn usable_size(&self, ptr: NonNull<u8>) -> Option<usize> {
-        let addr = ptr.addr().get();
-        let Some(slab) = self.slab_of(ptr) else {
-            return self.large_pages(addr).map(|pages| pages * PAGE_SIZE);
-        };
-        // SAFETY: named by the page metadata, and kept alive by the caller's condition.
-        unsafe {
-            let index = Slab::index_of(slab, addr).ok()?;
-            if Slab::is_free_hint(slab, index) {
-                return None;
-            }
-            Some(ClassTable::<PAGE_SIZE>::info(Slab::class(slab)).size as usize)
-        }
     }
 }

@@ -52,25 +52,12 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ) -> AllocResult<NonNull<u8>> {
         let new_layout = Layout::from_size_align(new_size, layout.align())
             .map_err(|_| AllocError::InvalidParam)?;
-        let old_class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
-        let new_class = SizeClass::for_request(new_size, layout.align(), PAGE_SIZE);
-        if old_class.is_some() && old_class == new_class {
+        // SAFETY: the caller's allocation, with its layout.
+        if unsafe { self.try_in_place(ptr, layout, new_size) }? {
             return Ok(ptr);
         }
-        // What has grown before lies in pages of its own, whatever its class.
-        let paged = |size: usize| size > PAGE_SIZE;
-        let in_pages = old_class.is_none() || paged(layout.size()) && self.slab_of(ptr).is_none();
-        if in_pages
-            && (new_class.is_none() || paged(new_size))
-            && self.resize_large(ptr, layout.size(), new_size)?
-        {
-            return Ok(ptr);
-        }
-        let grows = new_size > layout.size() && paged(new_size) && layout.align() <= PAGE_SIZE;
-        let new = match grows.then(|| self.alloc_roomy(new_size)).flatten() {
-            Some(new) => new,
-            None => self.alloc(new_layout)?,
-        };
+        let grows = new_size > layout.size();
+        let new = if grows { self.alloc_to_grow(new_layout) } else { self.alloc(new_layout) }?;
         // SAFETY: both hold at least the smaller size, and the new one overlaps nothing that is
         // allocated; then the old one is freed with its layout, and not used again (condition).
         unsafe {
@@ -95,14 +82,55 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         layout: Layout,
         new_size: usize,
     ) -> bool {
-        let class = |size| SizeClass::for_request(size, layout.align(), PAGE_SIZE);
-        match (class(layout.size()), class(new_size)) {
-            (Some(old), Some(new)) => old == new,
-            (None, None) => {
-                self.resize_large(ptr, layout.size(), new_size).is_ok_and(|resized| resized)
-            }
-            _ => false,
+        // SAFETY: the condition.
+        unsafe { self.try_in_place(ptr, layout, new_size) }.is_ok_and(|resized| resized)
+    }
+
+    /// # Safety
+    /// - As for [`resize_in_place`](Self::resize_in_place).
+    unsafe fn try_in_place(
+        &self,
+        ptr: NonNull<u8>,
+        layout: Layout,
+        new_size: usize,
+    ) -> AllocResult<bool> {
+        let old_class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
+        let new_class = SizeClass::for_request(new_size, layout.align(), PAGE_SIZE);
+        if old_class.is_some() && old_class == new_class {
+            return Ok(true);
         }
+        // What has grown before lies in pages of its own, whatever its class.
+        let in_pages =
+            old_class.is_none() || Self::is_paged(layout.size()) && self.slab_of(ptr).is_none();
+        if in_pages && (new_class.is_none() || Self::is_paged(new_size)) {
+            self.resize_large(ptr, layout.size(), new_size)
+        } else {
+            Ok(false)
+        }
+    }
+
+    /// Whether an allocation that grows to this size gets pages of its own.
+    fn is_paged(size: usize) -> bool {
+        size > PAGE_SIZE
+    }
+
+    /// [`alloc`](Self::alloc) for what is growing, and will grow again: above a page it gets pages
+    /// of its own, even if it has a class, with as much room behind them as there is. It is freed,
+    /// resized and asked for its size like any other allocation.
+    ///
+    /// # Errors
+    /// As [`alloc`](Self::alloc).
+    ///
+    /// # Complexity
+    /// O(1); above a page the node's lock.
+    pub fn alloc_to_grow(&self, layout: Layout) -> AllocResult<NonNull<u8>> {
+        if Self::is_paged(layout.size())
+            && layout.align() <= PAGE_SIZE
+            && let Some(pages) = self.alloc_roomy(layout.size())
+        {
+            return Ok(pages);
+        }
+        self.alloc(layout)
     }
 
     /// Pages for an allocation that is growing, where there is most room behind them; `None` if

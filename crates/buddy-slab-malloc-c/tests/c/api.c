@@ -1,6 +1,7 @@
 /* Every function of the C interface: what it returns, what it says in errno, its edges. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <inttypes.h>
 #include <malloc.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -283,6 +284,26 @@ static void huge(void) {
     free(p);
 }
 
+/* What is in use is in a core dump: the mapping around it is not marked "dd" (do not dump). */
+static void dumps(void) {
+    void *p = malloc(1000);
+    uintptr_t from, to;
+    char line[512];
+    int here = 0, said = 0;
+    FILE *f = fopen("/proc/self/smaps", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", &from, &to) == 2)
+            here = from <= (uintptr_t)p && (uintptr_t)p < to;
+        else if (here && !strncmp(line, "VmFlags:", 8)) {
+            CHECK(strstr(line, " wr") && !strstr(line, " dd"));
+            said++;
+        }
+    }
+    CHECK(said == 1);
+    if (f) fclose(f);
+    free(p);
+}
+
 int main(void) {
     /* That it is this library's malloc at all. */
     CHECK(malloc_usable_size(sink = malloc(33)) == 48);
@@ -295,5 +316,6 @@ int main(void) {
     cxx();
     statistics();
     huge();
+    dumps();
     return failures != 0;
 }

@@ -190,7 +190,8 @@ static void signals(int millis) {
     setitimer(ITIMER_REAL, &never, NULL);
     fprintf(stderr, "%d signals, %d requests refused\n", handled, refused);
     CHECK(handled > 10);
-    CHECK(refused * 100 <= handled);
+    /* While the thread gets its heap a handler has none to go to: a few, however many signals. */
+    CHECK(refused <= 20 + handled / 100);
 }
 
 int main(int argc, char **argv) {

@@ -1,7 +1,7 @@
 //! Free memory that holds something is given up to whoever backs it, and is known to be zero then.
 //!
-//! Blocks are taken off the free lists a few at a time, shown to the caller with no lock held, and
-//! put back as clean ones. Meanwhile they count as allocated.
+//! Blocks and runs are taken off their lists a few at a time, shown to the caller with no lock held,
+//! and put back as clean ones. Meanwhile they count as allocated.
 
 use core::ptr::NonNull;
 
@@ -12,16 +12,27 @@ use crate::units::{Order, Zone};
 
 /// How many blocks are away from the lists at a time.
 const BATCH: usize = 16;
+/// How many bytes of them, unless one alone is larger.
+const AWAY_BYTES: usize = 32 << 20;
 /// An end to it, should others free all the time.
-const ROUNDS: usize = 1 << 10;
+const ROUNDS: usize = 1 << 12;
+
+/// A block that is taken off its list.
+#[derive(Clone, Copy)]
+struct Away<'a, const PAGE_SIZE: usize> {
+    page: PageRef<'a, PAGE_SIZE>,
+    pages: usize,
+    /// Of a block of the buddy system; `None` for a run.
+    order: Option<Order>,
+}
 
 /// The blocks that are taken off at a time.
-type Batch<'a, const PAGE_SIZE: usize> = [Option<(PageRef<'a, PAGE_SIZE>, Order)>; BATCH];
+type Batch<'a, const PAGE_SIZE: usize> = [Option<Away<'a, PAGE_SIZE>>; BATCH];
 
 impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
-    /// Shows each free block of `smallest` or more that is not known to be zero to `give_up`,
-    /// largest first. Where that answers `true` the block is known to be zero from then on;
-    /// `false` ends it. Returns how many pages were given up.
+    /// Shows each free block and run of the pages of `smallest` or more that is not known to be
+    /// zero to `give_up`, large ones first. Where that answers `true` the block is known to be zero
+    /// from then on; `false` ends it. Returns how many pages were given up.
     ///
     /// Complexity: O(free blocks looked at). Locks: a node's, for a few blocks at a time; `give_up`
     /// runs with none held.
@@ -36,13 +47,13 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             for zone in Zone::ALL {
                 for _ in 0..ROUNDS {
                     let mut batch = [None; BATCH];
-                    let taken = self.take_dirty(section, zone, smallest, wait, &mut batch);
-                    let mut goes_on = taken == BATCH;
-                    for (page, order) in batch.into_iter().flatten() {
-                        let clean = give_up(page.ptr(), order.pages() * PAGE_SIZE);
-                        purged += if clean { order.pages() } else { 0 };
+                    self.take_dirty(section, zone, smallest, wait, &mut batch);
+                    let mut goes_on = batch[0].is_some();
+                    for away in batch.into_iter().flatten() {
+                        let clean = give_up(away.page.ptr(), away.pages * PAGE_SIZE);
+                        purged += if clean { away.pages } else { 0 };
                         goes_on &= clean;
-                        self.put_back(page, order, zone, clean, wait);
+                        self.put_back(away, zone, clean, wait);
                     }
                     if !goes_on {
                         break;
@@ -53,7 +64,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         purged
     }
 
-    /// Takes dirty blocks off the lists until the batch is full; returns how many.
+    /// Takes dirty runs and blocks off the lists until the batch is full.
     fn take_dirty<'a>(
         &'a self,
         section: &'a Section<PAGE_SIZE>,
@@ -61,39 +72,54 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         smallest: Order,
         wait: Wait,
         batch: &mut Batch<'a, PAGE_SIZE>,
-    ) -> usize {
-        let mut count = 0;
-        let taken = self.edit_section(section, wait, || {
-            let mut order = Some(Order::MAX);
-            while let Some(size) = order.filter(|size| *size >= smallest) {
-                while let Some(place) = batch.get_mut(count) {
-                    // SAFETY: `edit_section` holds the section's node lock.
-                    let pfn = unsafe { section.take_dirty(zone, size, Kind::Cached) };
-                    let Some(pfn) = pfn else { break };
-                    *place = Some((PageRef::new(section, pfn), size));
-                    count += 1;
+    ) {
+        let mut order = Some(Order::MAX);
+        let mut has_runs = zone == section.run_zone();
+        // SAFETY (both): `edit_section` holds the section's node lock.
+        let mut next = || loop {
+            if has_runs {
+                // SAFETY: above.
+                let run = unsafe { section.take_dirty_run(smallest.pages(), Kind::Cached) };
+                if let Some((pfn, pages)) = run {
+                    return Some(Away { page: PageRef::new(section, pfn), pages, order: None });
                 }
-                order = size.half();
+                has_runs = false;
+            }
+            let size = order.filter(|size| *size >= smallest)?;
+            // SAFETY: above.
+            if let Some(pfn) = unsafe { section.take_dirty(zone, size, Kind::Cached) } {
+                let (page, pages) = (PageRef::new(section, pfn), size.pages());
+                return Some(Away { page, pages, order });
+            }
+            order = size.half();
+        };
+        // Where the lock is not to be had the batch stays empty.
+        let _ = self.edit_section(section, wait, || {
+            let mut bytes = 0;
+            for place in batch {
+                *place = next();
+                bytes += place.map_or(AWAY_BYTES, |away| away.pages * PAGE_SIZE);
+                if bytes >= AWAY_BYTES {
+                    break;
+                }
             }
         });
-        if taken.is_ok() { count } else { 0 }
     }
 
-    fn put_back(
-        &self,
-        page: PageRef<'_, PAGE_SIZE>,
-        order: Order,
-        zone: Zone,
-        clean: bool,
-        wait: Wait,
-    ) {
+    fn put_back(&self, away: Away<'_, PAGE_SIZE>, zone: Zone, clean: bool, wait: Wait) {
+        let Away { page, pages, order } = away;
         let freed = self.edit_section(page.section(), wait, || {
             // SAFETY: the lock is held; taken by this function's caller, who does not use it.
-            unsafe { page.section().put_back(page.pfn(), order, zone, clean) }
+            unsafe {
+                match order {
+                    Some(order) => page.section().put_back(page.pfn(), order, zone, clean),
+                    None => page.section().put_back_run(page.pfn(), pages, clean),
+                }
+            }
         });
         if freed.is_err() {
             // SAFETY: still owned.
-            unsafe { self.push_deferred(page, order.pages()) };
+            unsafe { self.push_deferred(page, pages) };
         }
     }
 }

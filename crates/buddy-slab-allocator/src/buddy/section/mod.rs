@@ -35,6 +35,7 @@ mod limit;
 mod lists;
 mod prefetch;
 mod run_exchange;
+mod run_purge;
 mod run_take;
 mod runs;
 mod slab_marks;
