@@ -1,7 +1,7 @@
 //! What the figures should be, and whether they are: the table of aims that the project has set
 //! itself, judged by what is recorded.
 //!
-//! [`list`] holds the aims as data. An [`Aim`] is about some engines of ours on some workloads; its
+//! `list` holds the aims as data. An [`Aim`] is about some engines of ours on some workloads; its
 //! [`Figure`] says what is held against what, always within one record. A [`Judgement`] is one aim
 //! for one engine on one workload.
 
