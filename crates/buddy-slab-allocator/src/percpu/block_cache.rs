@@ -51,7 +51,7 @@ impl BlockSize {
     }
 }
 
-/// The kept blocks of one heap. How many pages they have its [`PageCounts`] say.
+/// The kept blocks of one heap. How many pages they have its `PageCounts` say.
 ///
 /// # Invariants
 /// - A chain consists of blocks that the heap owns, `Cached`, of the stack's count.

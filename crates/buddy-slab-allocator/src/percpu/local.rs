@@ -90,7 +90,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
 
     /// Frees an object of a slab of this heap, if that is all there is to do. O(1). If it says
     /// [`GroupFree::Emptied`], [`group_emptied`](Self::group_emptied) must follow; if
-    /// [`GroupFree::Refused`], nothing happened, and [`free_slow`](Self::free_slow) knows more.
+    /// [`GroupFree::Refused`], nothing happened.
     ///
     /// # Safety
     /// - `group` is one of a slab of this class that this heap owns.
