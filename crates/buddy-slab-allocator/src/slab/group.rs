@@ -15,7 +15,7 @@
 use core::hint::cold_path;
 use core::ptr::NonNull;
 
-use super::layout::{GROUP_ALIGN, GROUP_BYTES};
+use super::layout::{At, GROUP_ALIGN, GROUP_BYTES};
 use super::object_index::ObjectIndex;
 use super::size_class::SizeClass;
 use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -33,7 +33,7 @@ pub(crate) enum GroupFree {
 
 /// The owner's part of a group. Reached through pointers with the descriptor's provenance.
 #[cfg_attr(target_pointer_width = "64", repr(C, align(32)))]
-#[cfg_attr(not(target_pointer_width = "64"), repr(C, align(8)))]
+#[cfg_attr(not(target_pointer_width = "64"), repr(C))]
 pub(crate) struct Group {
     free: AtomicUsize,
     /// The list's links. `prev` of the first one means nothing.
@@ -41,13 +41,19 @@ pub(crate) struct Group {
     pub(super) prev: NonNull<Group>,
     /// How far the first object is from here, in steps of [`GROUP_ALIGN`].
     base: i32,
-    /// Bytes of an object.
-    size: u16,
+    /// Where the group lies in its descriptor, in steps of [`GROUP_ALIGN`].
+    at: At,
     /// How many objects there are, at most the bits of a word.
     count: u8,
-    /// Where the group lies in its descriptor, in steps of [`GROUP_ALIGN`].
-    at: u8,
+    size: Size,
 }
+
+/// Bytes of an object.
+#[cfg(target_pointer_width = "64")]
+type Size = u16;
+/// The class of the objects: the size itself has no room.
+#[cfg(not(target_pointer_width = "64"))]
+type Size = SizeClass;
 
 const _: () = assert!(size_of::<Group>() == GROUP_BYTES && align_of::<Group>() == GROUP_ALIGN);
 
@@ -60,10 +66,22 @@ static EMPTY: Group = Group {
     next: Group::empty(),
     prev: Group::empty(),
     base: 0,
-    size: 0,
-    count: 0,
     at: 0,
+    count: 0,
+    size: size_of_class(SizeClass::Bytes8),
 };
+
+/// What a group says of the size of its objects.
+#[cfg(target_pointer_width = "64")]
+const fn size_of_class(class: SizeClass) -> Size {
+    class.size() as u16
+}
+
+/// What a group says of the size of its objects.
+#[cfg(not(target_pointer_width = "64"))]
+const fn size_of_class(class: SizeClass) -> Size {
+    class
+}
 
 impl Group {
     /// The group that has no objects and belongs to no slab.
@@ -85,7 +103,7 @@ impl Group {
         class: SizeClass,
         at: usize,
     ) -> bool {
-        debug_assert!(at.is_multiple_of(GROUP_ALIGN) && at / GROUP_ALIGN <= usize::from(u8::MAX));
+        debug_assert!(at.is_multiple_of(GROUP_ALIGN) && at / GROUP_ALIGN <= At::MAX as usize);
         let distance = base.addr().wrapping_sub(group.addr().get()) as isize;
         debug_assert!(distance % GROUP_ALIGN as isize == 0);
         let Ok(distance) = i32::try_from(distance / GROUP_ALIGN as isize) else { return false };
@@ -96,12 +114,26 @@ impl Group {
                 next: Self::empty(),
                 prev: Self::empty(),
                 base: distance,
-                size: class.size() as u16,
+                at: (at / GROUP_ALIGN) as At,
                 count: count as u8,
-                at: (at / GROUP_ALIGN) as u8,
+                size: size_of_class(class),
             });
         }
         true
+    }
+
+    /// Bytes of an object.
+    ///
+    /// # Safety
+    /// - The slab is alive.
+    #[inline(always)]
+    unsafe fn size(group: NonNull<Self>) -> u32 {
+        // SAFETY: alive (condition); the field never changes.
+        let size = unsafe { (*group.as_ptr()).size };
+        #[cfg(target_pointer_width = "64")]
+        return u32::from(size);
+        #[cfg(not(target_pointer_width = "64"))]
+        return size.size() as u32;
     }
 
     /// The bits of `count` objects.
@@ -185,7 +217,7 @@ impl Group {
             }
             let rest = free & (free - 1);
             (*this).free.store(rest, Relaxed);
-            let offset = free.trailing_zeros().wrapping_mul(u32::from((*this).size));
+            let offset = free.trailing_zeros().wrapping_mul(Self::size(group));
             let object = Self::base(group).wrapping_byte_add(offset as usize);
             Some((NonNull::new_unchecked(object), rest == 0))
         }

@@ -20,11 +20,18 @@ use super::remote_word::REMOTE_BYTES;
 /// Objects per group: the bits of a word.
 pub(crate) const GROUP_OBJECTS: usize = usize::BITS as usize;
 
-/// Bytes of one group: its word of bits, two links, and two words of constants (one on 64 bits).
-pub(super) const GROUP_BYTES: usize = if usize::BITS == 64 { 32 } else { 24 };
+/// Bytes of one group: its word of bits, two links, and eight bytes of constants.
+pub(super) const GROUP_BYTES: usize = 3 * size_of::<usize>() + 8;
+
+/// What the place of a group in its descriptor is kept in, in steps of [`GROUP_ALIGN`].
+#[cfg(target_pointer_width = "64")]
+pub(super) type At = u8;
+/// The same; the steps are smaller.
+#[cfg(not(target_pointer_width = "64"))]
+pub(super) type At = u16;
 
 /// What groups are aligned to.
-pub(super) const GROUP_ALIGN: usize = if usize::BITS == 64 { 32 } else { 8 };
+pub(super) const GROUP_ALIGN: usize = if usize::BITS == 64 { 32 } else { 4 };
 
 /// What descriptors are aligned to: a cache line.
 pub(super) const LINE: usize = 64;
@@ -112,7 +119,7 @@ const _: () = {
                     && layout.groups_at.is_multiple_of(GROUP_ALIGN)
             );
             let last_group = layout.groups_at + (layout.group_count - 1) * GROUP_BYTES;
-            assert!(last_group / GROUP_ALIGN <= u8::MAX as usize);
+            assert!(last_group / GROUP_ALIGN <= At::MAX as usize);
             let last = layout.groups_at - REMOTE_BYTES;
             assert!(line_tag(last) < REMOTE_BYTES);
             assert!(line_offset(line_tag(last)) == last / LINE * LINE);

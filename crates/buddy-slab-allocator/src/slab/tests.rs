@@ -323,7 +323,7 @@ proptest! {
 #[test]
 fn an_inbox_is_taken_in_parts_and_nothing_is_left_out() {
     let words: Vec<NonNull<RemoteWord>> =
-        (0..10).map(|tag| NonNull::from(Box::leak(Box::new(RemoteWord::new(tag))))).collect();
+        (0..10).map(|i| NonNull::from(Box::leak(Box::new(RemoteWord::new(i % 4))))).collect();
     let inbox = Inbox::new();
     // SAFETY: each word is pushed once, and alive.
     let push = |words: &[NonNull<RemoteWord>]| words.iter().for_each(|&w| unsafe { inbox.push(w) });
