@@ -110,7 +110,8 @@ unsafe fn remove<const PAGE_SIZE: usize>(section: &Section<PAGE_SIZE>, pfn: u32)
 
 impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// A slot of `size_bytes` in `section`: aligned to 64, uninitialised; one that `accept`, a mere
-    /// calculation under the lock, says yes to.
+    /// calculation under the lock, says yes to. A page for more of them comes out of the reserve only
+    /// if `use_reserve` says so.
     ///
     /// Complexity: O(1) up to 448 bytes, and above while all larger slots of a section are of one
     /// size (with 4 KiB pages they are). Locks: the node's.
@@ -123,9 +124,12 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         section: &Section<PAGE_SIZE>,
         size_bytes: usize,
         wait: Wait,
+        use_reserve: bool,
         accept: impl Fn(NonNull<u8>) -> bool,
     ) -> Result<NonNull<u8>, PageError> {
         let slot_bytes = slot_size(size_bytes, PAGE_SIZE).ok_or(PageError::Invalid)?;
+        let node = self.node_of(section);
+        let admits = |zone| node.admits(zone, 1, use_reserve);
         self.edit_section(section, wait, || {
             let mut pfn = list_of(section, slot_bytes).load(Ordering::Relaxed);
             loop {
@@ -134,7 +138,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                     Some(page) if page.slot_bytes as usize == slot_bytes => break,
                     Some(page) => pfn = page.next,
                     // SAFETY: the node's lock is held.
-                    None => match unsafe { new_slot_page(section, slot_bytes) } {
+                    None => match unsafe { new_slot_page(section, slot_bytes, admits) } {
                         Some(fresh) => {
                             self.slot_pages.fetch_add(1, Ordering::Relaxed);
                             pfn = fresh;
@@ -233,10 +237,12 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
 unsafe fn new_slot_page<const PAGE_SIZE: usize>(
     section: &Section<PAGE_SIZE>,
     slot_bytes: usize,
+    admits: impl Fn(Zone) -> bool,
 ) -> Option<u32> {
     let slot_count = ((PAGE_SIZE - UNIT) / slot_bytes).min(MAX_SLOTS);
     let taken = Zone::FALLBACK
         .into_iter()
+        .filter(|zone| admits(*zone))
         // SAFETY: the lock is held (condition).
         .find_map(|zone| unsafe { section.alloc_order(zone, Order::ZERO, Kind::Internal) })?;
     let mut free = [0usize; MAX_SLOTS / WORD_BITS];

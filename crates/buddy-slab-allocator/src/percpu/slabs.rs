@@ -110,7 +110,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         let cut = if first { info.first } else { info.grown };
         let bytes = usize::from(cut.descriptor_bytes);
         let near = |slot| page.can_mark(count, slot);
-        env.core.alloc_slot(page.section(), bytes, env.wait, near).ok()
+        env.core.alloc_slot(page.section(), bytes, env.wait, env.use_reserve, near).ok()
     }
 
     fn give_pages_back<L: RawLock>(

@@ -203,7 +203,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     }
 
     #[inline]
-    fn node_of(&self, section: &Section<PAGE_SIZE>) -> &Node<Section<PAGE_SIZE>, L> {
+    pub(super) fn node_of(&self, section: &Section<PAGE_SIZE>) -> &Node<Section<PAGE_SIZE>, L> {
         self.node(section.node())
     }
 

@@ -322,7 +322,7 @@ fn slots_are_distinct_and_their_pages_come_back() {
     let mut slots = Vec::new();
     for i in 0..200 {
         let size = if i % 5 == 0 { 100 } else { 256 };
-        let slot = core.alloc_slot(section, size, Wait::Spin, |_| true).unwrap();
+        let slot = core.alloc_slot(section, size, Wait::Spin, false, |_| true).unwrap();
         assert_eq!(slot.addr().get() % 64, 0);
         // SAFETY: ours.
         unsafe { slot.write_bytes(i as u8, size) };
@@ -335,9 +335,9 @@ fn slots_are_distinct_and_their_pages_come_back() {
             assert_eq!(unsafe { slot.add(at).read() }, *stamp);
         }
     }
-    let too_large = core.alloc_slot(section, PAGE, Wait::Spin, |_| true);
+    let too_large = core.alloc_slot(section, PAGE, Wait::Spin, false, |_| true);
     assert_eq!(too_large.unwrap_err(), PageError::Invalid);
-    let refused = core.alloc_slot(section, 64, Wait::Spin, |_| false);
+    let refused = core.alloc_slot(section, 64, Wait::Spin, false, |_| false);
     assert_eq!(refused.unwrap_err(), PageError::Exhausted);
     let twice = slots[7].0;
     // SAFETY: ours.
