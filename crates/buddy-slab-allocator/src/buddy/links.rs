@@ -4,8 +4,9 @@ use core::ptr;
 
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize};
 
-/// How many sizes of metadata slots have a list of their own.
-pub(super) const SLOT_SIZES: usize = 8;
+/// How many lists of metadata slots there are: up to 512 bytes (576 on 32 bits) each size has its
+/// own.
+pub(super) const SLOT_SIZES: usize = if usize::BITS == 64 { 8 } else { 9 };
 
 /// What the page core keeps about a section, inside the section's own header, so that hundreds
 /// or thousands of sections need no table elsewhere. `T` is the section type.

@@ -60,8 +60,8 @@ unsafe fn header<const PAGE_SIZE: usize>(
     Pfn::new(pfn).map(|pfn| unsafe { section.ptr_of(pfn).cast::<SlotPage>().as_mut() })
 }
 
-/// The list of pages with free slots of a size: one for each multiple of 64 bytes up to 448, and
-/// one for all larger ones.
+/// The list of pages with free slots of a size: one for each multiple of 64 bytes up to 448 (512 on
+/// 32 bits), and one for all larger ones.
 fn list_of<const PAGE_SIZE: usize>(section: &Section<PAGE_SIZE>, slot_bytes: usize) -> &AtomicU32 {
     &section.links().slot_pages[(slot_bytes / UNIT).clamp(1, SLOT_SIZES) - 1]
 }

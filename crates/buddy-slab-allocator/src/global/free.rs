@@ -349,7 +349,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let mut faults = FaultLog::new();
         // SAFETY: alive (condition).
         unsafe {
-            if Slab::is_free_hint(slab, index) {
+            if index.get() < Slab::object_count(slab) && Slab::is_free_hint(slab, index) {
                 faults.note(addr, Misuse::DoubleFree);
             } else if let Some(heap) = self.heaps.shared(0) {
                 let env = self.env_of(heap, crate::buddy::Wait::Try);
