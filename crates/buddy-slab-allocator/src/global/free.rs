@@ -253,8 +253,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let addr = ptr.addr().get();
         let found = self.core.slab_at(addr).map(|mark| Self::locate(addr, mark, None));
         if let Some(Ok(found)) = found {
-            // SAFETY: this heap's slab, which is not released while the emptied group is counted
-            // as one of which something is taken.
+            // SAFETY: this heap's slab, which nobody else releases, in the hold that emptied it.
             unsafe { self.dealloc_with(Some(session), &found, addr, GroupFree::Emptied) };
         }
     }
@@ -349,7 +348,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let mut faults = FaultLog::new();
         // SAFETY: alive (condition).
         unsafe {
-            if Slab::is_free_hint(slab, index) {
+            if index.get() < Slab::object_count(slab) && Slab::is_free_hint(slab, index) {
                 faults.note(addr, Misuse::DoubleFree);
             } else if let Some(heap) = self.heaps.shared(0) {
                 let env = self.env_of(heap, crate::buddy::Wait::Try);

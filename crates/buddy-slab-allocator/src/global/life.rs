@@ -177,3 +177,69 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         local.faults.take()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    extern crate std;
+
+    use core::alloc::Layout;
+    use std::alloc::{alloc, dealloc};
+    use std::vec::Vec;
+
+    use crate::buddy::Wait;
+    use crate::slab::SizeClass;
+    use crate::{GlobalAllocator, OsImpl};
+
+    struct Os;
+
+    impl OsImpl for Os {
+        fn current_cpu_idx(&self) -> usize {
+            0
+        }
+
+        fn virt_to_phys(&self, vaddr: usize) -> usize {
+            vaddr
+        }
+    }
+
+    /// A context that may not wait puts empty slabs back on the list, in front of others; each is
+    /// found when it can be released.
+    #[test]
+    fn empty_slabs_that_could_not_be_released_are_found_later() {
+        const BYTES: usize = 64 << 20;
+        let region = Layout::from_size_align(BYTES, 4096).unwrap();
+        let layout = Layout::from_size_align(64, 8).unwrap();
+        // SAFETY: the region is the heap's while it is used; the heap of CPU 0 is held where its
+        // parts are touched; what is freed was allocated.
+        unsafe {
+            let at = alloc(region);
+            let heap = GlobalAllocator::<4096>::new();
+            heap.init(core::slice::from_raw_parts_mut(at, BYTES), 1, &Os).unwrap();
+            let slabs = || heap.class_totals(SizeClass::Bytes64).0;
+            let mut kept = Vec::new();
+            while slabs() < 2 {
+                kept.push(heap.alloc(layout).unwrap());
+            }
+            let mut others = Vec::new();
+            while slabs() < 8 {
+                others.push(heap.alloc(layout).unwrap());
+            }
+            others.iter().for_each(|object| heap.dealloc(*object, layout));
+            assert!(slabs() > 3, "some are idle");
+
+            let cpu = heap.heaps.cpu(0).unwrap();
+            assert!(heap.seize(cpu, Wait::Spin));
+            cpu.local().release_idle(1, &heap.env_of(cpu, Wait::Try));
+            heap.let_go(cpu);
+            // What was full is first now, before all that are empty.
+            heap.dealloc(kept.remove(0), layout);
+            heap.shrink();
+            heap.check_invariants();
+            assert_eq!(slabs(), 2, "those of which something is in use");
+            kept.iter().for_each(|object| heap.dealloc(*object, layout));
+            heap.shrink();
+            assert_eq!(slabs(), 0);
+            dealloc(at, region);
+        }
+    }
+}

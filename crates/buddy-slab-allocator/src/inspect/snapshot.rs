@@ -65,7 +65,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// than the caller's is not seen, see [`Snapshot::heaps_not_seen`].
     ///
     /// # Complexity
-    /// O(heaps × (size classes + partial slabs) + sections × orders). Takes one heap's lock at a
+    /// O(heaps × (size classes + groups with free objects) + sections × orders). Takes one heap's lock at a
     /// time.
     pub fn snapshot(&self) -> Snapshot {
         // First, since what the heaps take in may empty slabs, whose pages then go back.

@@ -109,7 +109,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         let first = count <= usize::from(info.first.pages);
         let cut = if first { info.first } else { info.grown };
         let bytes = usize::from(cut.descriptor_bytes);
-        let near = |slot| page.can_mark(count, slot);
+        let near = |slot| page.can_mark(count, slot) && Slab::can_reach(slot, page.ptr());
         env.core.alloc_slot(page.section(), bytes, env.wait, env.use_reserve, near).ok()
     }
 
@@ -167,10 +167,11 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         remote.flush(env, faults);
         self.collect(inbox, env);
         self.release_idle(usize::MAX, env);
+        let mut settled = true;
         for class in 0..SizeClass::COUNT {
-            self.release_empty(class, env);
+            settled &= self.release_empty(class, env);
         }
-        self.unsettled &= !env.may_wait();
+        self.unsettled &= !settled;
         self.drain_pages(env);
     }
 
@@ -194,7 +195,9 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                 // SAFETY: this heap's, empty, on no list; a free that is pending is a double one.
                 unsafe {
                     if !(Slab::quiescent(slab) && Self::release(slab, env)) {
+                        // In front of what may be empty as well.
                         self.classes[class].insert(slab);
+                        self.unsettled = true;
                         break;
                     }
                 }
@@ -203,25 +206,36 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     }
 
     /// Releases the empty slabs of a class: the one that is kept, and the first group's. O(groups
-    /// of these); where others could not be released before, O(groups in the list).
-    fn release_empty<L: RawLock>(&mut self, class: usize, env: &Env<'_, PAGE_SIZE, L>) {
-        let groups = &mut self.classes[class];
+    /// of these); where others could not be released before, O(groups in the list). `false` if
+    /// there may be more.
+    fn release_empty<L: RawLock>(&mut self, class: usize, env: &Env<'_, PAGE_SIZE, L>) -> bool {
+        let Self { classes, unsettled, .. } = self;
+        let groups = &mut classes[class];
+        let mut settled = true;
         // SAFETY: the slabs named, and the groups of the list, are alive and this heap's; where
         // the search goes on is a group of another slab, which stays when this one goes.
         unsafe {
             while let Some(slab) = groups.empty() {
-                if !Slab::quiescent(slab) || !Self::release_listed(groups, slab, env) {
+                if !Slab::quiescent(slab) {
                     break;
                 }
+                if !Self::release_listed(groups, slab, env) {
+                    // If it was tried, the slab is in front of what may be empty as well.
+                    *unsettled |= env.may_wait();
+                    return false;
+                }
             }
-            let mut at = if self.unsettled { groups.first() } else { Group::empty() };
+            let mut at = if *unsettled { groups.first() } else { Group::empty() };
             while let Some((slab, next)) = groups.next_empty(at) {
                 at = next;
-                if Slab::quiescent(slab) && !Self::release_listed(groups, slab, env) {
-                    return;
+                if !Slab::quiescent(slab) {
+                    settled = false;
+                } else if !Self::release_listed(groups, slab, env) {
+                    return false;
                 }
             }
         }
+        settled
     }
 
     /// Takes an empty slab off its list and releases it; `false`, and nothing has changed, if
@@ -229,7 +243,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     ///
     /// # Safety
     /// - `slab` is this heap's, quiescent, and of the class of `groups`.
-    pub(super) unsafe fn release_listed<L: RawLock>(
+    unsafe fn release_listed<L: RawLock>(
         groups: &mut FreeGroups,
         slab: NonNull<Slab>,
         env: &Env<'_, PAGE_SIZE, L>,

@@ -117,16 +117,28 @@ impl Slab {
     }
 
     /// Whether the slab may be released: every object is free and no remote bit is pending. The
-    /// second can fail alone only after a double free. O(groups).
+    /// second can fail alone only after a double free, or one of what is no object. O(groups).
     ///
     /// # Safety
     /// - The caller is the owner.
     pub(crate) unsafe fn quiescent(slab: NonNull<Self>) -> bool {
         // SAFETY: passed on; the groups are those that exist.
+        unsafe { Self::is_empty(slab) && Self::all_pending(slab, |_| 0) }
+    }
+
+    /// Whether in each remote word, also where there is no object, those bits wait that are
+    /// `wanted` of its group.
+    ///
+    /// # Safety
+    /// - The slab is kept alive.
+    unsafe fn all_pending(slab: NonNull<Self>, wanted: impl Fn(NonNull<Group>) -> usize) -> bool {
+        // SAFETY: alive, and the words are atomic; the field never changes, and says how many
+        // words and groups exist.
         unsafe {
-            Self::is_empty(slab)
-                && (0..Self::group_count(slab))
-                    .all(|number| Self::remote_word(slab, number).as_ref().pending() == 0)
+            (0..usize::from((*slab.as_ptr()).words)).all(|number| {
+                let pending = Self::remote_word(slab, number).as_ref().pending();
+                pending == wanted(Self::group(slab, number))
+            })
         }
     }
 
@@ -202,10 +214,9 @@ impl Slab {
             if (*slab.as_ptr()).state.load(Acquire) == state {
                 return false;
             }
-            let pending = |number| Self::remote_word(slab, number).as_ref().pending().count_ones();
-            let pending: u32 = (0..Self::group_count(slab)).map(pending).sum();
-            // Full too, or a double free is pending.
-            pending as usize == Self::object_count(slab) && Self::is_full(slab)
+            // (What is no object may have been freed too: a count would take it for one.) Full as
+            // well, or a double free is pending.
+            Self::all_pending(slab, |group| Group::all(group)) && Self::is_full(slab)
         }
     }
 

@@ -120,6 +120,7 @@ const _: () = {
             );
             let last_group = layout.groups_at + (layout.group_count - 1) * GROUP_BYTES;
             assert!(last_group / GROUP_ALIGN <= At::MAX as usize);
+            assert!(layout.group_count <= u8::MAX as usize);
             let last = layout.groups_at - REMOTE_BYTES;
             assert!(line_tag(last) < REMOTE_BYTES);
             assert!(line_offset(line_tag(last)) == last / LINE * LINE);
@@ -131,5 +132,6 @@ const _: () = {
         }
         page_size *= 2;
     }
+    // What has 4 KiB pages needs slots of 512 bytes at most: larger ones share a list (`buddy::slots`).
     assert!(DescriptorLayout::new(512, 4096).bytes <= 512);
 };

@@ -146,11 +146,12 @@ pub(crate) unsafe fn take_one(word: NonNull<RemoteWord>) -> (Option<NonNull<u8>>
         let slab = slab_of(word);
         let number = group_number(word);
         let bits = word.as_ref().take();
-        if bits == 0 {
-            return (None, false);
-        }
-        let object = Slab::object_ptr(slab, ObjectIndex::new(number, bits.trailing_zeros()));
-        let rest = bits & (bits - 1);
-        (Some(object), rest != 0 && word.as_ref().publish(rest) == 0)
+        // What is free, or no object, was freed by mistake: its owner sees to that. (Whatever was
+        // freed here was handed out before, which is seen with the bit.)
+        let usable = bits & Group::in_use(Slab::group(slab, number));
+        let rest = bits & !(usable & usable.wrapping_neg());
+        let object = (usable != 0)
+            .then(|| Slab::object_ptr(slab, ObjectIndex::new(number, usable.trailing_zeros())));
+        (object, rest != 0 && word.as_ref().publish(rest) == 0)
     }
 }

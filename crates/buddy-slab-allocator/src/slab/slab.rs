@@ -19,7 +19,9 @@ use core::ptr::NonNull;
 
 use super::class_table::objects_in;
 use super::group::Group;
-use super::layout::{DescriptorLayout, GROUP_BYTES, GROUP_OBJECTS, HEADER_BYTES, LINE, line_tag};
+use super::layout::{
+    DescriptorLayout, GROUP_ALIGN, GROUP_BYTES, GROUP_OBJECTS, HEADER_BYTES, LINE, line_tag,
+};
 use super::object_index::ObjectIndex;
 use super::remote_word::{REMOTE_BYTES, RemoteWord};
 use super::size_class::SizeClass;
@@ -58,6 +60,8 @@ pub(crate) struct Slab {
     pub(super) state: AtomicU8,
     pub(super) class: SizeClass,
     pub(super) in_band: bool,
+    /// Groups, and remote words, with those that have no object: one for every place.
+    pub(super) words: u8,
 }
 
 const _: () = assert!(size_of::<Slab>() <= HEADER_BYTES && align_of::<Slab>() <= LINE);
@@ -73,7 +77,14 @@ impl Slab {
         DescriptorLayout::largest(page_size).bytes
     }
 
-    /// Makes a slab: every object free, on no list, state 0. `None` if not one object fits.
+    /// Whether a descriptor at `at` can lead to objects from `objects` on, of a slab below 512 MiB.
+    pub(crate) fn can_reach(at: NonNull<u8>, objects: NonNull<u8>) -> bool {
+        let distance = at.addr().get().abs_diff(objects.addr().get()) as u64;
+        distance < ((GROUP_ALIGN as u64) << 31) - (1 << 29)
+    }
+
+    /// Makes a slab: every object free, on no list, state 0. `None` if not one object fits, or
+    /// they are too far away for [`can_reach`](Self::can_reach).
     ///
     /// # Safety
     /// - `at` is aligned to [`ALIGN`](Self::ALIGN) and valid for writes of as many bytes as a
@@ -116,6 +127,7 @@ impl Slab {
                 state: AtomicU8::new(0),
                 class,
                 in_band: place.in_band,
+                words: layout.group_count as u8,
             });
             for number in 0..layout.group_count {
                 let offset = layout.groups_at - (number + 1) * REMOTE_BYTES;

@@ -191,6 +191,80 @@ fn a_double_free_across_local_and_remote_is_seen_when_collected() {
     }
 }
 
+/// What is no object and was freed by another CPU stands for none: the slab does not look as if all
+/// of it waited, nobody is handed it, and it keeps the slab while its word is queued.
+#[test]
+fn remote_frees_of_what_is_no_object_are_left_to_the_owner() {
+    let fixture = fixture::<4096>(SizeClass::Bytes512);
+    let slab = fixture.slab;
+    let inbox = Inbox::new();
+    // SAFETY: the slab is formatted, and this thread owns it.
+    unsafe {
+        let count = Slab::object_count(slab);
+        let last = ObjectIndex::new(0, count as u32 - 1);
+        let bogus = ObjectIndex::new(0, count as u32);
+        assert!(!count.is_multiple_of(GROUP_OBJECTS), "a bit of no object");
+        while Slab::alloc(slab).is_some() {}
+        publish(slab, bogus, &inbox);
+        for index in 0..count - 1 {
+            publish(slab, ObjectIndex::new(0, index as u32), &inbox);
+        }
+        assert!(!Slab::all_freed(slab, 1), "one object is in use");
+        let words: Vec<_> = inbox.take_all().collect();
+        for word in words {
+            while let (object, again) = take_one(word)
+                && again
+            {
+                if object.is_none() {
+                    inbox.push(word);
+                    break;
+                }
+                assert_ne!(object, Some(Slab::object_ptr(slab, bogus)));
+            }
+        }
+        let words: Vec<_> = inbox.take_all().collect();
+        assert_eq!(words.len(), 1, "what is no object waits");
+        let collected = collect(words[0]);
+        assert_eq!((collected.freed, collected.doubles), (0, bogus.mask()));
+        assert!(Slab::is_live(slab, last));
+    }
+}
+
+/// The same in a group without any object, behind those of an in-band slab.
+#[test]
+fn a_slab_stays_while_a_word_without_objects_is_queued() {
+    const PAGE: usize = 16384;
+    let memory = Memory::new(PAGE, PAGE);
+    let bytes = PAGE - Slab::descriptor_bytes(PAGE);
+    // SAFETY: all of it is ours; the descriptor lies at its end.
+    unsafe {
+        let (first, at) = (memory.at.as_ptr(), memory.at.as_ptr().byte_add(bytes));
+        let place = SlabPlace { in_band: true, ..place(1) };
+        let class = SizeClass::Bytes8;
+        let slab = Slab::format(at, first, bytes, class, PAGE, 3, place).unwrap();
+        let number = PAGE / 8 / GROUP_OBJECTS - 1;
+        assert!(number >= Slab::group_count(slab) && Slab::quiescent(slab));
+        let inbox = Inbox::new();
+        publish(slab, ObjectIndex::new(number, 0), &inbox);
+        assert!(!Slab::quiescent(slab), "its word is queued");
+        for word in inbox.take_all() {
+            assert_eq!(collect(word).freed, 0);
+        }
+        assert!(Slab::quiescent(slab));
+    }
+}
+
+/// Descriptors and objects further apart than a group can say are refused.
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn a_descriptor_out_of_reach_is_known_beforehand() {
+    let at = |addr: usize| core::ptr::without_provenance_mut::<u8>(addr);
+    let (low, near, far) = (1 << 12, (1 << 12) + (60 << 30), (1 << 12) + (65 << 30));
+    let reach = |a, b| Slab::can_reach(NonNull::new(at(a)).unwrap(), NonNull::new(at(b)).unwrap());
+    assert!(reach(low, near) && reach(near, low));
+    assert!(!reach(low, far) && !reach(far, low));
+}
+
 #[test]
 fn lists_keep_their_links_through_removals() {
     let fixtures: Vec<_> = (0..4).map(|_| fixture::<4096>(SizeClass::Bytes512)).collect();
