@@ -29,3 +29,30 @@ fn a_section_smaller_than_an_extent_is_one_run() {
         }
     }
 }
+
+#[test]
+fn what_lies_deep_in_a_long_run_is_had_by_its_address() {
+    let arena = Arena::new(64 * MIB);
+    let section = make::<PAGE>(&arena, Make { len: 64 * MIB, ..Make::default() }).unwrap();
+    // Eight blocks to an extent, so that nothing else is free in the runs; upwards.
+    let mut blocks: Vec<_> =
+        (0..96).map(|_| take_as(section, Kind::Object, 128, 0).unwrap().pfn).collect();
+    blocks.sort();
+    let (kept, freed) = blocks.split_last().unwrap();
+    for block in freed {
+        give(section, *block, 128);
+    }
+    check(section);
+    for index in (0..section.total_pages()).rev().filter(|index| index % 500 == 3) {
+        if (kept.index()..kept.index() + 128).contains(&index) {
+            continue;
+        }
+        // SAFETY: one thread.
+        let taken = unsafe { section.alloc_at(pfn(index), 2, Kind::Pages) };
+        assert!(taken.is_some(), "pages {index} and {} are free", index + 1);
+        check(section);
+        give(section, pfn(index), 2);
+    }
+    give(section, *kept, 128);
+    check(section);
+}
