@@ -1,7 +1,8 @@
 //! Pages go from the buddy system to the runs and back.
 //!
-//! The runs borrow a whole carve block at a time, or the largest block that there is, and return
-//! what is whole again, but keep one as long as they are in use. What neither side can serve
+//! The runs borrow a whole carve block at a time, or the largest block that there is and the free
+//! blocks on both sides of it, and return what is whole again, but keep one as long as they are in
+//! use. What neither side can serve
 //! alone is looked for once more when the pieces of one were given to the other, a bounded number
 //! of them for each request.
 
@@ -10,7 +11,7 @@ use super::alloc::TakeRequest;
 use super::lists::ZoneLists;
 use super::runs::Run;
 use crate::sync::atomic::Ordering;
-use crate::units::{Order, Zone};
+use crate::units::{Order, Pfn, Zone};
 
 /// How many pieces change sides for a request that is about to fail.
 const EXCHANGED: usize = 256;
@@ -35,26 +36,64 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         let large = fitting.max(Self::CARVE_ORDER);
         // SAFETY: lock held; a block on a list has metadata, and is nobody's once it is off it.
         unsafe {
-            let (pfn, order) = match lists.smallest_from(large) {
-                Some(from) => {
-                    let Some(pfn) = self.pop_block(zone, from) else { return false };
-                    let clean = self.page_unchecked(pfn).head().is_clean();
-                    self.split(pfn, from, large, zone, clean);
-                    (pfn, large)
-                }
-                None => {
-                    let Some(order) = lists.max_order().filter(|most| *most >= fitting) else {
-                        return false;
-                    };
-                    let Some(pfn) = self.pop_block(zone, order) else { return false };
-                    (pfn, order)
-                }
+            if let Some(from) = lists.smallest_from(large) {
+                let Some(pfn) = self.pop_block(zone, from) else { return false };
+                let clean = self.page_unchecked(pfn).head().is_clean();
+                self.split(pfn, from, large, zone, clean);
+                let _ = self.block_to_run(pfn, large);
+                return true;
+            }
+            let Some(order) = lists.max_order().filter(|most| *most >= fitting) else {
+                return false;
             };
-            let clean = self.page_unchecked(pfn).head().is_clean();
-            self.demote_block(pfn.index(), order);
-            let _ = self.join_run(pfn.index(), pfn.index() + order.pages(), clean);
+            let Some(pfn) = self.pop_block(zone, order) else { return false };
+            self.widen_run(self.block_to_run(pfn, order));
         }
         true
+    }
+
+    /// Adds the free blocks on both sides of a run to it, until it is as long as an extent.
+    ///
+    /// Blocks that lie side by side would else be used from their low ends each, and what is left
+    /// of one be cut off from the next: a third of a section that has no whole extent.
+    ///
+    /// Complexity: neighbours that do not merge differ in order, except the largest, so that there
+    /// are O(`MAX_ORDER`) of them on each side, unless runs lie between.
+    ///
+    /// # Safety
+    /// - Lock held; a run of this section.
+    unsafe fn widen_run(&self, mut run: Run) {
+        let ours = |block: &(Pfn, Order, Zone)| block.2 == self.runs.zone;
+        while run.len < Self::CARVE_ORDER.pages() {
+            let below = run.from.checked_sub(1).and_then(|below| self.page_at(below));
+            let above = self.page_at(run.from + run.len);
+            let block =
+                below.and_then(|pfn| self.free_block_around(pfn).filter(ours)).or_else(|| {
+                    above.and_then(|pfn| {
+                        let (order, zone) = self.free_block_at(pfn)?;
+                        Some((pfn, order, zone)).filter(ours)
+                    })
+                });
+            let Some((pfn, order, zone)) = block else { return };
+            // SAFETY: lock held; a free block is on its list, and nobody's once it is off it.
+            run = unsafe {
+                self.unlink_block(pfn, order, zone);
+                self.block_to_run(pfn, order)
+            };
+        }
+    }
+
+    /// Makes a block that was taken off its list a run, merged with its neighbours.
+    ///
+    /// # Safety
+    /// - Lock held; the block is in the zone of the runs, on no list and in nobody's hands.
+    unsafe fn block_to_run(&self, pfn: Pfn, order: Order) -> Run {
+        // SAFETY: passed on; a block's first page has metadata.
+        unsafe {
+            let clean = self.page_unchecked(pfn).head().is_clean();
+            self.demote_block(pfn.index(), order);
+            self.join_run(pfn.index(), pfn.index() + order.pages(), clean)
+        }
     }
 
     /// Makes a block that was taken off its list inner pages with metadata.
@@ -157,9 +196,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             // SAFETY: lock held; once off its list the block is nobody's.
             unsafe {
                 let Some(pfn) = self.pop_block(self.runs.zone, order) else { return given != 0 };
-                let clean = self.page_unchecked(pfn).head().is_clean();
-                self.demote_block(pfn.index(), order);
-                let _ = self.join_run(pfn.index(), pfn.index() + order.pages(), clean);
+                let _ = self.block_to_run(pfn, order);
             }
         }
         true

@@ -216,12 +216,15 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         self.run_at(Self::nth(end - page.prev() as usize))
     }
 
-    /// The run that contains this page. Only the lock's holder may rely on the answer.
+    /// The run that contains this page.
     ///
-    /// Complexity: O(pages of a carve block).
-    pub(super) fn run_containing(&self, pfn: Pfn) -> Option<Run> {
-        let nearest = pfn.index().saturating_sub(2 * Self::CARVE_ORDER.pages());
-        for index in (nearest..=pfn.index()).rev() {
+    /// Complexity: O(pages of a carve block), and O(runs longer than two) deep in one of those.
+    ///
+    /// # Safety
+    /// - Lock held.
+    pub(super) unsafe fn run_containing(&self, pfn: Pfn) -> Option<Run> {
+        let near = 2 * Self::CARVE_ORDER.pages();
+        for index in (pfn.index().saturating_sub(near)..=pfn.index()).rev() {
             let at = Self::nth(index);
             let word = self.page(at)?.head();
             if !word.is_tail() {
@@ -230,6 +233,30 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             if word.is_run() && index != pfn.index() {
                 return None;
             }
+        }
+        // SAFETY: passed on.
+        unsafe { self.long_run_containing(pfn, near) }
+    }
+
+    /// The run that contains this page, if it begins more than `near` pages below.
+    ///
+    /// # Safety
+    /// - Lock held.
+    #[cold]
+    unsafe fn long_run_containing(&self, pfn: Pfn, near: usize) -> Option<Run> {
+        let mut bins = bin_of(near);
+        while let Some(bin) = self.runs.first_from(bins) {
+            // SAFETY: lock held.
+            let mut next = unsafe { self.runs.first(bin) };
+            while let Some(first) = next {
+                let run = self.run_at(first)?;
+                if (run.from..run.from + run.len).contains(&pfn.index()) {
+                    return Some(run);
+                }
+                // SAFETY: a run has metadata.
+                next = Pfn::new(unsafe { self.page_unchecked(first) }.next());
+            }
+            bins = bin + 1;
         }
         None
     }

@@ -33,7 +33,10 @@ struct FreePart {
 impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// Calls `each` for every free block that overlaps `[from, to)`, upwards; stops with `false`
     /// at the first page that is not free. `each` may change the block that it is called for.
-    fn walk_free(&self, from: usize, to: usize, mut each: impl FnMut(FreePart)) -> bool {
+    ///
+    /// # Safety
+    /// - Lock held.
+    unsafe fn walk_free(&self, from: usize, to: usize, mut each: impl FnMut(FreePart)) -> bool {
         let mut at = from;
         while at < to {
             let Some(pfn) = self.page_at(at) else { return false };
@@ -48,7 +51,12 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                     FreePart { start, pages: order.pages(), order: Some(order), zone, inside: 0 }
                 }
                 None => {
-                    let run = if at == from { self.run_containing(pfn) } else { self.run_at(pfn) };
+                    let run = if at == from {
+                        // SAFETY: passed on.
+                        unsafe { self.run_containing(pfn) }
+                    } else {
+                        self.run_at(pfn)
+                    };
                     let Some(run) = run else { return false };
                     let (start, zone) = (Self::nth(run.from), self.runs.zone);
                     FreePart { start, pages: run.len, order: None, zone, inside: 0 }
@@ -62,18 +70,23 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     }
 
     /// What `[from, to)` has in common, if all of it is free.
-    fn free_range(&self, from: usize, to: usize) -> Option<FreeRun> {
+    ///
+    /// # Safety
+    /// - Lock held.
+    unsafe fn free_range(&self, from: usize, to: usize) -> Option<FreeRun> {
         if from >= to || to > self.pages {
             return None;
         }
         let mut run: Option<FreeRun> = None;
-        let all = self.walk_free(from, to, |part| {
+        let each = |part: FreePart| {
             // SAFETY: the first page of a free block has metadata.
             let clean = unsafe { self.page_unchecked(part.start) }.head().is_clean();
             let run = run.get_or_insert(FreeRun { zone: part.zone, spans_zones: false, clean });
             run.spans_zones |= run.zone != part.zone;
             run.clean &= clean;
-        });
+        };
+        // SAFETY: passed on.
+        let all = unsafe { self.walk_free(from, to, each) };
         run.filter(|_| all)
     }
 
@@ -82,7 +95,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// # Safety
     /// - Lock held; `free_range` found the range free.
     unsafe fn detach(&self, from: usize, to: usize, mut each: impl FnMut(Zone, usize)) {
-        let all = self.walk_free(from, to, |FreePart { start, pages, order, zone, inside }| {
+        let take = |FreePart { start, pages, order, zone, inside }: FreePart| {
             let end = start.index() + pages;
             // SAFETY: lock held; the block or run is on its list; its parts outside the range stay
             // free.
@@ -110,7 +123,9 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             }
             sub(&self.lists(zone).free_pages, inside);
             each(zone, inside);
-        });
+        };
+        // SAFETY: passed on.
+        let all = unsafe { self.walk_free(from, to, take) };
         debug_assert!(all, "range was not free");
     }
 
@@ -123,7 +138,8 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// - The node's lock is held, or the section is not visible yet.
     pub(crate) unsafe fn alloc_at(&self, pfn: Pfn, count: usize, kind: Kind) -> Option<Taken> {
         let end = pfn.index().checked_add(count)?;
-        let run = self.free_range(pfn.index(), end)?;
+        // SAFETY: passed on.
+        let run = unsafe { self.free_range(pfn.index(), end) }?;
         let mut word = Self::allocated_word(count, kind, run.zone, run.clean);
         if run.spans_zones {
             word = word.spanning();
@@ -146,7 +162,8 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     pub(crate) unsafe fn reserve(&self, pfn: Pfn, count: usize) -> bool {
         let from = pfn.index();
         let Some(to) = from.checked_add(count) else { return false };
-        if self.free_range(from, to).is_none() {
+        // SAFETY: passed on.
+        if unsafe { self.free_range(from, to) }.is_none() {
             return false;
         }
         // SAFETY: passed on; the range was found free.
@@ -203,7 +220,8 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             page.set_head(word.with_order(order).with_clean(word.is_clean() && clean));
             return true;
         }
-        let Some(run) = self.free_range(from, to) else { return false };
+        // SAFETY: passed on.
+        let Some(run) = (unsafe { self.free_range(from, to) }) else { return false };
         let order = Order::for_pages(new).unwrap_or(Order::MAX);
         let mut word_now = word.with_order(order).with_clean(word.is_clean() && run.clean);
         if run.spans_zones || word.zone() != Some(run.zone) {

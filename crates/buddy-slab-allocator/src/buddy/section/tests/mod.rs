@@ -5,6 +5,7 @@ extern crate std;
 mod creation;
 mod limits;
 mod model;
+mod runs;
 mod scenarios;
 
 use std::vec::Vec;
