@@ -1,10 +1,9 @@
 //! Pages go from the buddy system to the runs and back.
 //!
-//! The runs borrow a whole carve block at a time, or the largest block that there is and the free
-//! blocks on both sides of it, and return what is whole again, but keep one as long as they are in
-//! use. What neither side can serve
-//! alone is looked for once more when the pieces of one were given to the other, a bounded number
-//! of them for each request.
+//! The runs borrow a whole carve block at a time, or the largest block that there is (in a small
+//! section with the free blocks on both sides of it), and return what is whole again, but keep one
+//! as long as they are in use. What neither side can serve alone is looked for once more when the
+//! pieces of one were given to the other, a bounded number of them for each request.
 
 use super::Section;
 use super::alloc::TakeRequest;
@@ -19,6 +18,10 @@ const EXCHANGED: usize = 256;
 const RETURNED: usize = 16;
 
 impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
+    /// Sections with fewer pages need not contain a whole extent. Longer ones have extents, and run
+    /// out of free ones only when they are nearly full.
+    const WIDENED_BELOW: usize = 2 * Self::CARVE_ORDER.pages();
+
     fn run_lists(&self) -> &ZoneLists {
         self.lists(self.runs.zone)
     }
@@ -47,7 +50,10 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                 return false;
             };
             let Some(pfn) = self.pop_block(zone, order) else { return false };
-            self.widen_run(self.block_to_run(pfn, order));
+            let run = self.block_to_run(pfn, order);
+            if self.pages < Self::WIDENED_BELOW {
+                self.widen_run(run);
+            }
         }
         true
     }
