@@ -233,7 +233,7 @@ fn remote_frees_of_what_is_no_object_are_left_to_the_owner() {
 /// The same in a group without any object, behind those of an in-band slab.
 #[test]
 fn a_slab_stays_while_a_word_without_objects_is_queued() {
-    const PAGE: usize = 16384;
+    const PAGE: usize = if usize::BITS == 64 { 16384 } else { 4096 };
     let memory = Memory::new(PAGE, PAGE);
     let bytes = PAGE - Slab::descriptor_bytes(PAGE);
     // SAFETY: all of it is ours; the descriptor lies at its end.
