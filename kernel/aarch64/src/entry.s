@@ -108,43 +108,63 @@ fault_entry:
     bl on_fault
 1:  b 1b
 
+// What is stored on the stack, and loaded from there: `op` is stp or ldp.
+.macro temporaries op
+    \op x0, x1, [sp]
+    \op x2, x3, [sp, #16]
+    \op x4, x5, [sp, #32]
+    \op x6, x7, [sp, #48]
+    \op x8, x9, [sp, #64]
+    \op x10, x11, [sp, #80]
+    \op x12, x13, [sp, #96]
+    \op x14, x15, [sp, #112]
+    \op x16, x17, [sp, #128]
+    \op x18, x30, [sp, #144]
+.endm
+.macro vectors op
+    \op q0, q1, [sp, #192]
+    \op q2, q3, [sp, #224]
+    \op q4, q5, [sp, #256]
+    \op q6, q7, [sp, #288]
+    \op q8, q9, [sp, #320]
+    \op q10, q11, [sp, #352]
+    \op q12, q13, [sp, #384]
+    \op q14, q15, [sp, #416]
+    \op q16, q17, [sp, #448]
+    \op q18, q19, [sp, #480]
+    \op q20, q21, [sp, #512]
+    \op q22, q23, [sp, #544]
+    \op q24, q25, [sp, #576]
+    \op q26, q27, [sp, #608]
+    \op q28, q29, [sp, #640]
+    \op q30, q31, [sp, #672]
+.endm
+.macro callee_saved op
+    \op x19, x20, [sp]
+    \op x21, x22, [sp, #16]
+    \op x23, x24, [sp, #32]
+    \op x25, x26, [sp, #48]
+    \op x27, x28, [sp, #64]
+    \op x29, x30, [sp, #80]
+    \op d8, d9, [sp, #96]
+    \op d10, d11, [sp, #112]
+    \op d12, d13, [sp, #128]
+    \op d14, d15, [sp, #144]
+.endm
+
 // All registers that a call may change, on the interrupted stack; the handler may go on in another
 // thread meanwhile, and return on another CPU: tpidr_el1 is not among them, it names the CPU; nor is
 // tpidr_el0, which whoever switches to this thread sets.
 interrupt_entry:
     sub sp, sp, #704
-    stp x0, x1, [sp]
-    stp x2, x3, [sp, #16]
-    stp x4, x5, [sp, #32]
-    stp x6, x7, [sp, #48]
-    stp x8, x9, [sp, #64]
-    stp x10, x11, [sp, #80]
-    stp x12, x13, [sp, #96]
-    stp x14, x15, [sp, #112]
-    stp x16, x17, [sp, #128]
-    stp x18, x30, [sp, #144]
+    temporaries stp
     mrs x0, elr_el1
     mrs x1, spsr_el1
     mrs x2, fpsr
     mrs x3, fpcr
     stp x0, x1, [sp, #160]
     stp x2, x3, [sp, #176]
-    stp q0, q1, [sp, #192]
-    stp q2, q3, [sp, #224]
-    stp q4, q5, [sp, #256]
-    stp q6, q7, [sp, #288]
-    stp q8, q9, [sp, #320]
-    stp q10, q11, [sp, #352]
-    stp q12, q13, [sp, #384]
-    stp q14, q15, [sp, #416]
-    stp q16, q17, [sp, #448]
-    stp q18, q19, [sp, #480]
-    stp q20, q21, [sp, #512]
-    stp q22, q23, [sp, #544]
-    stp q24, q25, [sp, #576]
-    stp q26, q27, [sp, #608]
-    stp q28, q29, [sp, #640]
-    stp q30, q31, [sp, #672]
+    vectors stp
     bl on_interrupt
     ldp x0, x1, [sp, #160]
     ldp x2, x3, [sp, #176]
@@ -152,32 +172,8 @@ interrupt_entry:
     msr spsr_el1, x1
     msr fpsr, x2
     msr fpcr, x3
-    ldp q0, q1, [sp, #192]
-    ldp q2, q3, [sp, #224]
-    ldp q4, q5, [sp, #256]
-    ldp q6, q7, [sp, #288]
-    ldp q8, q9, [sp, #320]
-    ldp q10, q11, [sp, #352]
-    ldp q12, q13, [sp, #384]
-    ldp q14, q15, [sp, #416]
-    ldp q16, q17, [sp, #448]
-    ldp q18, q19, [sp, #480]
-    ldp q20, q21, [sp, #512]
-    ldp q22, q23, [sp, #544]
-    ldp q24, q25, [sp, #576]
-    ldp q26, q27, [sp, #608]
-    ldp q28, q29, [sp, #640]
-    ldp q30, q31, [sp, #672]
-    ldp x0, x1, [sp]
-    ldp x2, x3, [sp, #16]
-    ldp x4, x5, [sp, #32]
-    ldp x6, x7, [sp, #48]
-    ldp x8, x9, [sp, #64]
-    ldp x10, x11, [sp, #80]
-    ldp x12, x13, [sp, #96]
-    ldp x14, x15, [sp, #112]
-    ldp x16, x17, [sp, #128]
-    ldp x18, x30, [sp, #144]
+    vectors ldp
+    temporaries ldp
     add sp, sp, #704
     eret
 
@@ -186,29 +182,11 @@ interrupt_entry:
 .global switch_stacks
 switch_stacks:
     sub sp, sp, #160
-    stp x19, x20, [sp]
-    stp x21, x22, [sp, #16]
-    stp x23, x24, [sp, #32]
-    stp x25, x26, [sp, #48]
-    stp x27, x28, [sp, #64]
-    stp x29, x30, [sp, #80]
-    stp d8, d9, [sp, #96]
-    stp d10, d11, [sp, #112]
-    stp d12, d13, [sp, #128]
-    stp d14, d15, [sp, #144]
+    callee_saved stp
     mov x2, sp
     str x2, [x0]
     mov sp, x1
-    ldp x19, x20, [sp]
-    ldp x21, x22, [sp, #16]
-    ldp x23, x24, [sp, #32]
-    ldp x25, x26, [sp, #48]
-    ldp x27, x28, [sp, #64]
-    ldp x29, x30, [sp, #80]
-    ldp d8, d9, [sp, #96]
-    ldp d10, d11, [sp, #112]
-    ldp d12, d13, [sp, #128]
-    ldp d14, d15, [sp, #144]
+    callee_saved ldp
     add sp, sp, #160
     ret
 

@@ -90,10 +90,11 @@ impl FreeGroups {
         }
     }
 
-    /// Puts all groups of a new slab into the list.
+    /// Puts all groups of an empty slab into the list. (Where the list is not empty, what was first
+    /// may be idle: the caller looks for empty slabs later, see `Local::unsettled`.)
     ///
     /// # Safety
-    /// - `slab` is the caller's, of this class, new, and the list is empty.
+    /// - `slab` is the caller's, of this class, empty, and none of its groups is on a list.
     pub(super) unsafe fn insert(&mut self, slab: NonNull<Slab>) {
         // SAFETY: the caller's word; every group has objects.
         unsafe {

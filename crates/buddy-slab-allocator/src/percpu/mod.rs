@@ -11,6 +11,7 @@ mod free_groups;
 mod gate;
 mod heap;
 mod idle;
+mod list_index;
 mod local;
 mod page_list;
 mod remote;
@@ -22,8 +23,9 @@ pub(crate) use block_cache::{BlockCache, BlockSize, max_cached_pages};
 pub(crate) use faults::FaultLog;
 pub(crate) use gate::Gate;
 pub(crate) use heap::{Heap, HeapTable};
+pub(crate) use list_index::{ListIndex, max_kept_pages};
 pub(crate) use local::Local;
-pub(crate) use page_list::{ListIndex, PageCounts, PageLists, max_kept_pages};
+pub(crate) use page_list::{PageCounts, PageLists};
 pub(crate) use remote::{MAX_WAITING_BYTES, RemoteObject, publish_to};
 pub(crate) use steal::steal;
 

@@ -3,8 +3,8 @@
 //! Objects of other CPUs' slabs are collected here by group (up to a word of objects that share
 //! one remote word), in a small set-associative cache. A whole entry goes out by one `fetch_or`, so
 //! a consumer that frees in the order of allocation, or in any order among as many groups as
-//! there are entries, pays about one atomic operation per 64 objects. What waits here is bounded in bytes; it goes out when its place is needed, on tick,
-//! idle, CPU offline and under pressure. (Batched frees by slab: the idea is snmalloc's, whose
+//! there are entries, pays about one atomic operation per 64 objects. What waits here is bounded in
+//! bytes; it goes out when its place is needed, on tick, idle, CPU offline and under pressure. (Batched frees by slab: the idea is snmalloc's, whose
 //! batches are lists of objects; bits never touch the object.)
 //!
 //! An unpublished object still counts as live in its slab, so the slab cannot go away, unless the

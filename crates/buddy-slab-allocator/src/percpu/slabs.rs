@@ -252,7 +252,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             return false;
         }
         // SAFETY: this heap's (condition); its groups are all on the list, since all are free. If
-        // it is not released they go back there.
+        // the slab is not released they go back there.
         unsafe {
             groups.remove(slab);
             let released = Self::release(slab, env);

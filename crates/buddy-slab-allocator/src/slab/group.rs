@@ -25,7 +25,7 @@ use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 pub(crate) enum GroupFree {
     /// The object is free; nothing else is to be done.
     Done,
-    /// The object is free, and with it the whole group, which is not the first of its list.
+    /// The object is free, and that leaves an empty slab that is to be released.
     Emptied,
     /// Nothing happened: the object is not in use, or more has to be done than this path does.
     Refused,
@@ -37,8 +37,8 @@ pub(crate) enum GroupFree {
 pub(crate) struct Group {
     free: AtomicUsize,
     /// The list's links. `prev` of the first one means nothing.
-    pub(super) next: NonNull<Group>,
-    pub(super) prev: NonNull<Group>,
+    next: NonNull<Group>,
+    prev: NonNull<Group>,
     /// How far the first object is from here, in steps of [`GROUP_ALIGN`].
     base: i32,
     /// Where the group lies in its descriptor, in steps of [`GROUP_ALIGN`].
@@ -268,9 +268,8 @@ impl Group {
         }
     }
 
-    /// [`free`](Self::free) of the object of `class` at `addr`, if it is one of this group. The
-    /// group's place in its list stays as it is: `false`, and nothing happened, if nothing of it is
-    /// free, so that it is on none.
+    /// [`free`](Self::free) of the object of `class` at `addr`, if it is one of this group; `false`,
+    /// and nothing happened, if not. Of a group on a list, which keeps its place there.
     ///
     /// # Safety
     /// - The caller owns the group's slab, whose objects are of `class`; or the group is the
@@ -283,16 +282,8 @@ impl Group {
             return false; // Most that are elsewhere.
         }
         let Some(index) = ObjectIndex::at(class, offset) else { return false };
-        // SAFETY: alive (condition); the empty group has no object.
-        unsafe {
-            let count = usize::from((*group.as_ptr()).count);
-            let free = Self::free_bits(group);
-            if index.get() >= count || free & index.mask() != 0 {
-                return false;
-            }
-            (*group.as_ptr()).free.store(free | index.mask(), Relaxed);
-        }
-        true
+        // SAFETY: passed on; the empty group refuses.
+        unsafe { Self::free(group, index) }.is_some()
     }
 
     /// The group behind this one on its list; the empty one behind the last.
