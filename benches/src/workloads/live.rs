@@ -70,7 +70,9 @@ pub fn draw(least: usize, most: usize, rng: &mut Rng) -> usize {
     (low + (high - low) * rng.f64()).exp().round() as usize
 }
 
-/// A table of live objects that are replaced at random.
+/// A table of live objects that are replaced at random. On cache lines of its own: the state of one
+/// thread's random numbers must not lie beside what another thread reads.
+#[repr(align(128))]
 pub struct Table<E: Engine> {
     engine: E,
     slots: Vec<Slot>,
