@@ -308,6 +308,71 @@ fn double_free_of_an_object_by_other_cpus() {
     }
 }
 
+/// Frees that go to one group after another are told apart by their addresses alone: what is wrong
+/// among them has to be found all the same, whoever frees.
+#[test]
+fn misuse_amid_a_run_of_frees() {
+    for (cpu, size) in [(0, 64), (0, 48), (0, 2048), (1, 64), (1, 48), (1, 2048)] {
+        let heap = heap(512, 2);
+        let small = layout(size, 8);
+        let objects: Vec<_> = (0..200).map(|_| heap.alloc(small).unwrap()).collect();
+        // Some of every slab stay live.
+        let (wrong, run): (Vec<_>, Vec<_>) = (0..200).partition(|number| number % 4 == 0);
+        let (wrong, run) = (wrong.iter().map(|&i| objects[i]), run.iter().map(|&i| objects[i]));
+        on_cpu(cpu, || {
+            for (ptr, kept) in run.clone().zip(wrong.clone().cycle()) {
+                free(&heap, ptr, small);
+                free(&heap, ptr, small);
+                // SAFETY: inside the object; the free must be refused.
+                free(&heap, unsafe { kept.add(8) }, small);
+                // SAFETY: as above.
+                free(&heap, unsafe { ptr.add(8) }, small);
+                free(&heap, kept, layout(size / 2, 8));
+            }
+        });
+        // A double free may be found when what was gathered goes out.
+        for cpu in [1, 0] {
+            heap.idle(cpu);
+        }
+        heap.check_invariants();
+        let reports = misuse::take();
+        let of = |kind| reports.iter().filter(|(_, found)| *found == kind).count();
+        assert_eq!(of(Misuse::WrongSize), run.len(), "CPU {cpu}, {size} bytes");
+        assert_eq!(of(Misuse::Interior), 2 * run.len(), "CPU {cpu}, {size} bytes");
+        assert_eq!(of(Misuse::DoubleFree), run.len(), "CPU {cpu}, {size} bytes");
+        for ptr in wrong {
+            free(&heap, ptr, small);
+        }
+        misuse::expect_none();
+        expect_every_page(&heap);
+    }
+}
+
+/// A run goes on in an entry of the batch; when that goes out, is filled by another group, or its
+/// slab goes and another takes its place, the run must not.
+#[test]
+fn run_of_remote_frees_in_an_entry_that_is_gone() {
+    let heap = heap(256, 2);
+    let sizes = [64, 192, 64, 320];
+    for round in 0..200 {
+        let small = layout(sizes[round % sizes.len()], 8);
+        let objects: Vec<_> = (0..300).map(|_| heap.alloc(small).unwrap()).collect();
+        on_cpu(1, || {
+            for (number, &ptr) in objects.iter().enumerate() {
+                free(&heap, ptr, small);
+                if number % (round + 2) == 0 {
+                    heap.tick(1);
+                }
+            }
+        });
+        on_cpu(1, || heap.idle(1));
+        heap.idle(0);
+        misuse::expect_none();
+        heap.check_invariants();
+    }
+    expect_every_page(&heap);
+}
+
 #[test]
 fn free_of_an_interior_or_unaligned_pointer() {
     let heap = heap(512, 2);

@@ -9,7 +9,7 @@ use super::session::{Own, Session};
 use crate::buddy::PageMark;
 use crate::percpu::{self, FaultLog, Heap, HeapTable, RemoteObject};
 use crate::platform::Platform;
-use crate::slab::{ClassTable, Group, GroupFree, ObjectIndex, SizeClass, Slab, SlabLabel};
+use crate::slab::{self, ClassTable, Group, GroupFree, ObjectIndex, SizeClass, Slab, SlabLabel};
 use crate::units::Misuse;
 
 /// An object, as the metadata of its page describes it.
@@ -63,11 +63,10 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
         let Some(class) = class else { return self.dealloc_large(ptr, Some(layout.size())) };
         if let Some(mut own) = self.enter_fast_or_leave() {
-            let freed = if own.local().free_into_first(class, ptr.addr().get()) {
-                GroupFree::Done
-            } else {
-                self.free_listed(own.heap(), ptr, class)
-            };
+            let mut freed = own.local().free_in_run(Some(class), ptr.addr().get());
+            if freed == GroupFree::Refused {
+                freed = self.free_listed(own.heap(), ptr, class);
+            }
             // SAFETY: just said so; still in that heap.
             if unsafe { self.is_finished(own, ptr, freed) } {
                 return;
@@ -83,8 +82,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// - As for [`dealloc`](Self::dealloc), but for the layout.
     #[inline(always)]
     pub unsafe fn dealloc_unsized(&self, ptr: NonNull<u8>) {
-        if let Some(own) = self.enter_fast_or_leave() {
-            let freed = self.free_unsized(own.heap(), ptr);
+        if let Some(mut own) = self.enter_fast_or_leave() {
+            let mut freed = own.local().free_in_run(None, ptr.addr().get());
+            if freed == GroupFree::Refused {
+                freed = self.free_unsized(own.heap(), ptr);
+            }
             // SAFETY: just said so; still in that heap.
             if unsafe { self.is_finished(own, ptr, freed) } {
                 return;
@@ -204,10 +206,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ) -> GroupFree {
         // SAFETY: slabs are marked with labels.
         let label = unsafe { SlabLabel::from_raw(mark.label) };
-        if ClassTable::<PAGE_SIZE>::IS_CAPPED || !label.is_of(SlabLabel::new(heap.id(), class)) {
+        let page = label.page_behind(heap.label().with_class(class));
+        let Some(page) = page.filter(|_| !ClassTable::<PAGE_SIZE>::IS_CAPPED) else {
             return self.free_foreign(heap, ptr, Some(class), mark);
-        }
-        let Some(index) = label.object_of(class, ptr.addr().get(), PAGE_SIZE) else {
+        };
+        let Some(index) = slab::object_in(class, page, ptr.addr().get(), PAGE_SIZE) else {
             cold_path();
             return GroupFree::Refused;
         };
@@ -236,10 +239,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         if found.label.owner() == heap.id() {
             // SAFETY: this heap's slab, of this class, in which the group exists.
             unsafe { local.free(found.label.class(), found.group(), found.index) }
-        } else if local.remote.add_fast(found.remote(addr)) {
-            GroupFree::Done
         } else {
-            GroupFree::Refused
+            local.free_remote(found.label.class(), found.remote(addr))
         }
     }
 

@@ -1,23 +1,26 @@
 //! What a heap can allocate of one class: the groups of its slabs of which something is free.
 //!
-//! They form a list through their links. Objects come from the *first* one until nothing of it is
-//! free; it leaves the list then. A group that was full and gets an object back becomes the first:
-//! what was used last is used next. Nothing else is known of a slab, so nothing is inferred from
-//! counters, and nothing is searched.
+//! They form a queue through their links. Objects come from the *first* one until nothing of it is
+//! free; it leaves the queue then. A group that was full and gets an object back becomes the last.
+//! While it waits for its turn more of its objects come back, so that a turn serves many requests:
+//! groups seldom come and go, where putting them in front made every other free move one. (mimalloc
+//! queues its pages in the same way.) What comes back to the first group is used at once. Nothing
+//! else is known of a slab, so nothing is inferred from counters, and nothing is searched.
 //!
-//! A slab is empty when all its groups are idle (every object free). That is looked at when a
-//! group becomes idle that is not the first one, and when an idle one stops being the first. One
-//! empty slab a class is kept (`warm`), besides the one that the first group belongs to.
+//! A slab is empty when all its groups are idle (every object free). That is looked at when a group
+//! becomes idle that is not the first one. One empty slab a class is kept (`warm`), besides the one
+//! that the first group belongs to.
 //!
 //! # Invariants
-//! - F1: the list holds exactly the groups of this heap and class of which an object is free.
-//! - F2: `prev` of each but the first leads back, `next` of the last to the empty group.
+//! - F1: the queue holds exactly the groups of this heap and class of which an object is free.
+//! - F2: `prev` of each but the first leads back, that of the first to the last; `next` of the last
+//!   leads to the empty group.
 //! - F3: `warm` is a slab of this heap and class that was empty once, or nothing. Its state says so,
 //!   which keeps a CPU out of memory from releasing it over its owner's head (`percpu::steal`).
 
 use core::ptr::NonNull;
 
-use crate::slab::{Group, GroupFree, SizeClass, Slab};
+use crate::slab::{Group, GroupFree, Slab};
 
 /// The state of no other slab than the one that `warm` names.
 pub(super) const WARM: u8 = 1;
@@ -28,31 +31,47 @@ pub(super) struct FreeGroups {
     warm: Option<NonNull<Slab>>,
 }
 
-/// The caller of all functions owns all groups in the list.
+/// The caller of all functions owns all groups in the queue.
 impl FreeGroups {
     pub(super) const fn new() -> Self {
         Self { first: Group::empty(), warm: None }
     }
 
-    /// Takes an object; `None` if there is none. O(1).
+    /// Takes an object, and says from which group if that leaves its queue by it; `None` if there is
+    /// none. O(1).
     #[inline(always)]
-    pub(super) fn alloc(&mut self) -> Option<NonNull<u8>> {
+    pub(super) fn alloc(&mut self) -> Option<(NonNull<u8>, Option<NonNull<Group>>)> {
         // SAFETY: the first group is the caller's, or the empty one.
         unsafe {
             let first = self.first;
             let (object, last) = Group::alloc(first)?;
             if last {
-                self.first = Group::next(first);
+                self.pop();
+                return Some((object, Some(first)));
             }
-            Some(object)
+            Some((object, None))
         }
     }
 
-    /// Frees the object of `class` at `addr` into the first group, if it belongs there. O(1).
+    /// What is to be done after a free: nothing, unless it left a group idle that is not the first.
+    /// `in_run` says whether frees come in a run.
+    ///
+    /// # Safety
+    /// - `group` is the caller's, and in this queue.
     #[inline(always)]
-    pub(super) fn free_into_first(&mut self, class: SizeClass, addr: usize) -> bool {
-        // SAFETY: the first group is the caller's and of this class, or the empty one.
-        unsafe { Group::free_at(self.first, class, addr) }
+    pub(super) unsafe fn freed_into(&mut self, group: NonNull<Group>, in_run: bool) -> GroupFree {
+        // What can be foreseen comes first: in a run it is mostly the first group, idle or not;
+        // elsewhere it may be any, and hardly one is idle.
+        if in_run && group == self.first {
+            return GroupFree::Done;
+        }
+        // SAFETY: ours (condition).
+        unsafe {
+            if !Group::is_idle(group) || group == self.first {
+                return GroupFree::Done;
+            }
+            self.look_at(group)
+        }
     }
 
     /// The first group.
@@ -61,7 +80,7 @@ impl FreeGroups {
         self.first
     }
 
-    /// All groups of the list.
+    /// All groups of the queue.
     pub(super) fn all(&self) -> impl Iterator<Item = NonNull<Group>> {
         let listed = |group: NonNull<Group>| (group != Group::empty()).then_some(group);
         // SAFETY: alive, and the caller's.
@@ -70,41 +89,59 @@ impl FreeGroups {
         })
     }
 
-    /// Makes a group the first. Says which one was, if that is idle: [`settle`](Self::settle)
-    /// wants to know its slab.
+    /// Takes the first group off the queue.
     ///
     /// # Safety
-    /// - `group` is the caller's, of this class, on no list, and something of it is free.
+    /// - There is one.
     #[inline(always)]
-    pub(super) unsafe fn push(&mut self, group: NonNull<Group>) -> Option<NonNull<Group>> {
-        let second = self.first;
-        // SAFETY: both are the caller's; the empty group is only read.
+    unsafe fn pop(&mut self) {
+        let first = self.first;
+        // SAFETY: both are the caller's; the empty group is not written.
         unsafe {
-            Group::set_next(group, second);
-            self.first = group;
-            if second == Group::empty() {
-                return None;
+            let next = Group::next(first);
+            if next != Group::empty() {
+                Group::set_prev(next, Group::prev(first));
             }
-            Group::set_prev(second, group);
-            Group::is_idle(second).then_some(second)
+            self.first = next;
         }
     }
 
-    /// Puts all groups of an empty slab into the list. (Where the list is not empty, what was first
-    /// may be idle: the caller looks for empty slabs later, see `Local::unsettled`.)
+    /// Makes a group the last.
     ///
     /// # Safety
-    /// - `slab` is the caller's, of this class, empty, and none of its groups is on a list.
+    /// - `group` is the caller's, of this class, on no queue, and something of it is free.
+    #[inline(always)]
+    pub(super) unsafe fn push(&mut self, group: NonNull<Group>) {
+        let first = self.first;
+        // SAFETY: all are the caller's; the empty group is not written.
+        unsafe {
+            Group::set_next(group, Group::empty());
+            if first == Group::empty() {
+                Group::set_prev(group, group);
+                self.first = group;
+                return;
+            }
+            let last = Group::prev(first);
+            Group::set_next(last, group);
+            Group::set_prev(group, last);
+            Group::set_prev(first, group);
+        }
+    }
+
+    /// Puts all groups of an empty slab into the queue.
+    ///
+    /// # Safety
+    /// - `slab` is the caller's, of this class, empty, and none of its groups is on a queue.
     pub(super) unsafe fn insert(&mut self, slab: NonNull<Slab>) {
         // SAFETY: the caller's word; every group has objects.
         unsafe {
-            for number in (0..Slab::group_count(slab)).rev() {
-                self.push(Slab::group(slab, number));
+            for group in Slab::groups(slab) {
+                self.push(group);
             }
         }
     }
 
-    /// Takes a slab whose groups are all on the list out of it. O(groups of the slab).
+    /// Takes a slab whose groups are all in the queue out of it. O(groups of the slab).
     ///
     /// # Safety
     /// - Something of every group of `slab` is free, and it is the caller's.
@@ -113,19 +150,18 @@ impl FreeGroups {
             // SAFETY: the caller's.
             unsafe { self.set_warm(None) };
         }
-        // SAFETY: the groups are on this list (F1), and their neighbours are the caller's.
+        // SAFETY: the groups are in this queue (F1), and their neighbours are the caller's.
         unsafe {
             for group in Slab::groups(slab) {
-                let next = Group::next(group);
                 if group == self.first {
-                    self.first = next;
-                } else {
-                    let prev = Group::prev(group);
-                    Group::set_next(prev, next);
-                    if next != Group::empty() {
-                        Group::set_prev(next, prev);
-                    }
+                    self.pop();
+                    continue;
                 }
+                let (next, prev) = (Group::next(group), Group::prev(group));
+                Group::set_next(prev, next);
+                // Behind the last one comes the first.
+                let behind = if next == Group::empty() { self.first } else { next };
+                Group::set_prev(behind, prev);
             }
         }
     }
@@ -145,8 +181,7 @@ impl FreeGroups {
         self.warm = slab;
     }
 
-    /// A group of `slab` became idle, or stopped being the first while it was. Says whether that
-    /// leaves an empty slab too many: this one. O(groups of two slabs).
+    /// A group of `slab` became idle. Says whether that leaves an empty slab too many: this one. O(groups of two slabs).
     ///
     /// # Safety
     /// - `slab` is the caller's, and of this class.
@@ -171,7 +206,7 @@ impl FreeGroups {
     /// - `idle` is a group of the caller's, and of this class.
     #[cold]
     #[inline(never)]
-    pub(super) unsafe fn look_at(&mut self, idle: NonNull<Group>) -> GroupFree {
+    unsafe fn look_at(&mut self, idle: NonNull<Group>) -> GroupFree {
         // SAFETY: the caller's word.
         if unsafe { self.settle(Slab::of_group(idle)) } {
             GroupFree::Emptied

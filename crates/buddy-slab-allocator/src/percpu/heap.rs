@@ -5,7 +5,7 @@ use core::mem::size_of;
 use core::ptr::NonNull;
 
 use super::{Gate, Local, PageCounts};
-use crate::slab::{Inbox, SizeClass};
+use crate::slab::{Inbox, SizeClass, SlabLabel};
 use crate::sync::RawLock;
 use crate::sync::atomic::{AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use crate::units::NodeId;
@@ -24,7 +24,8 @@ const SHARED: u16 = 0x8000;
 pub(crate) struct Heap<const PAGE_SIZE: usize, L> {
     pub(crate) gate: Gate,
     node: AtomicU8,
-    id: u16,
+    /// What the labels of its slabs have in common.
+    label: SlabLabel,
     pub(crate) lock: L,
     page_counts: PageCounts,
     local: UnsafeCell<Local<PAGE_SIZE>>,
@@ -43,7 +44,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> Heap<PAGE_SIZE, L> {
         Self {
             gate: Gate::new_parked(),
             node: AtomicU8::new(node.get()),
-            id,
+            label: SlabLabel::of_owner(id),
             lock: L::NEW,
             page_counts: PageCounts::new(),
             local: UnsafeCell::new(Local::new()),
@@ -54,7 +55,13 @@ impl<const PAGE_SIZE: usize, L: RawLock> Heap<PAGE_SIZE, L> {
     /// The number by which slabs name their owner.
     #[inline]
     pub(crate) fn id(&self) -> u16 {
-        self.id
+        self.label.owner()
+    }
+
+    /// What the labels of its slabs have in common.
+    #[inline(always)]
+    pub(crate) fn label(&self) -> SlabLabel {
+        self.label
     }
 
     #[inline]
@@ -269,7 +276,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> HeapTable<PAGE_SIZE, L> {
 
     /// Whether the heap is one of the shared ones, which are guarded by their lock in every way.
     pub(crate) fn is_shared(heap: &Heap<PAGE_SIZE, L>) -> bool {
-        Self::is_shared_id(heap.id)
+        Self::is_shared_id(heap.id())
     }
 
     /// Whether a heap's number is that of a shared one.

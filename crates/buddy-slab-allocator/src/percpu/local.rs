@@ -9,8 +9,10 @@ use core::hint::cold_path;
 use core::ptr::NonNull;
 
 use super::free_groups::FreeGroups;
+use super::free_run::FreeRun;
 use super::idle::IdleSlabs;
-use super::{BlockCache, Env, FaultLog, PageLists, remote::RemoteBatch};
+use super::remote::{RemoteBatch, RemoteObject};
+use super::{BlockCache, Env, FaultLog, PageLists};
 use crate::buddy::PageError;
 use crate::slab::{
     self, Collected, Group, GroupFree, Inbox, ObjectIndex, RemoteWord, SizeClass, Slab,
@@ -24,6 +26,7 @@ const COLLECTED: usize = 64;
 /// What only the holder of a heap touches.
 pub(crate) struct Local<const PAGE_SIZE: usize> {
     pub(super) classes: [FreeGroups; SizeClass::COUNT],
+    pub(super) run: FreeRun,
     pub(super) idle: IdleSlabs,
     pub(crate) pages: PageLists<PAGE_SIZE>,
     pub(crate) blocks: BlockCache<PAGE_SIZE>,
@@ -37,6 +40,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     pub(crate) const fn new() -> Self {
         Self {
             classes: [const { FreeGroups::new() }; SizeClass::COUNT],
+            run: FreeRun::new(),
             idle: IdleSlabs::new(),
             pages: PageLists::new(),
             blocks: BlockCache::new(),
@@ -49,7 +53,11 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     /// Takes an object that is at hand; `None` if there is none. O(1).
     #[inline(always)]
     pub(crate) fn alloc(&mut self, class: SizeClass) -> Option<NonNull<u8>> {
-        self.classes[class.index()].alloc()
+        let (object, left) = self.classes[class.index()].alloc()?;
+        if let Some(group) = left {
+            self.run.end_in_group(group);
+        }
+        Some(object)
     }
 
     /// All of [`alloc`](Self::alloc): what is at hand, then what others freed, then a new slab.
@@ -81,11 +89,42 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         self.alloc(class).ok_or(PageError::Exhausted)
     }
 
-    /// Frees an object into the group from which the next one of its class comes, if it belongs
-    /// there; `false`, and nothing happened, if not. O(1), and no look at the page's metadata.
+    /// Frees the object at `addr` if that goes on with the run of frees (`free_run`), and if it is of
+    /// the class, where one is expected; [`GroupFree::Refused`], and nothing happened, if not. O(1),
+    /// and no look at the page's metadata.
     #[inline(always)]
-    pub(crate) fn free_into_first(&mut self, class: SizeClass, addr: usize) -> bool {
-        self.classes[class.index()].free_into_first(class, addr)
+    pub(crate) fn free_in_run(&mut self, expected: Option<SizeClass>, addr: usize) -> GroupFree {
+        let Some(class) = self.run.class_at(addr) else { return GroupFree::Refused };
+        if expected.is_some_and(|expected| expected != class) {
+            return GroupFree::Refused;
+        }
+        // A constant where the layout is one.
+        let class = expected.unwrap_or(class);
+        let Some(index) = self.run.object_at(class, addr) else { return GroupFree::Refused };
+        let group = self.run.group();
+        // SAFETY: the heap's group, of the run's class (R1), in whose objects the address lies; or
+        // the one in which nothing is in use.
+        unsafe {
+            if Group::free_known(group, index) {
+                return self.classes[class.index()].freed_into(group, true);
+            }
+        }
+        if self.run.is_remote() && self.remote.add_in_run(index, class.size()) {
+            return GroupFree::Done;
+        }
+        GroupFree::Refused
+    }
+
+    /// Frees an object of another heap's slab if that takes no more than a note in the remote
+    /// batch. O(1).
+    #[inline]
+    pub(crate) fn free_remote(&mut self, class: SizeClass, object: RemoteObject) -> GroupFree {
+        let Some(entry) = self.remote.add_fast(object) else { return GroupFree::Refused };
+        let place = (object.addr, object.index.bit());
+        if self.run.note_remote::<PAGE_SIZE>(class, object.group(), place) {
+            self.remote.begin_run(entry);
+        }
+        GroupFree::Done
     }
 
     /// Frees an object of a slab of this heap, if that is all there is to do. O(1). If it says
@@ -102,18 +141,15 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         index: ObjectIndex,
     ) -> GroupFree {
         let groups = &mut self.classes[class.index()];
-        // SAFETY: ours (condition). What was full is on no list; something of it is free now.
+        // SAFETY: ours, and of this class (condition). What was full is in no queue; something of
+        // it is free now.
         unsafe {
             let Some(before) = Group::free(group, index) else { return GroupFree::Refused };
-            let idle = if before == 0 {
-                groups.push(group)
-            } else {
-                (Group::is_idle(group) && group != groups.first()).then_some(group)
-            };
-            match idle {
-                None => GroupFree::Done,
-                Some(idle) => groups.look_at(idle),
+            if before == 0 {
+                groups.push(group);
             }
+            self.run.note(class, group);
+            groups.freed_into(group, false)
         }
     }
 
@@ -121,7 +157,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     /// O(groups of two slabs).
     ///
     /// # Safety
-    /// - `slab` is this heap's; a group of it became idle, or stopped being the first.
+    /// - `slab` is this heap's.
     #[cold]
     pub(crate) unsafe fn group_emptied<L: RawLock>(
         &mut self,
@@ -140,6 +176,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                 return;
             }
             groups.remove(slab);
+            self.run.end_in_slab(slab);
             if !self.idle.push(slab, env) && !Self::release(slab, env) {
                 self.classes[Slab::class(slab).index()].insert(slab);
                 self.unsettled = true;
@@ -172,14 +209,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                 }
                 GroupFree::Refused => Err(Misuse::DoubleFree),
                 GroupFree::Emptied => {
-                    // The free may have emptied this one, or have put it before one that is idle.
-                    let second = Group::next(group);
-                    let first = self.classes[Slab::class(slab).index()].first();
-                    if group == first && second != Group::empty() {
-                        self.group_emptied(Slab::of_group(second), env);
-                    } else {
-                        self.group_emptied(slab, env);
-                    }
+                    self.group_emptied(slab, env);
                     Ok(())
                 }
             }
@@ -223,8 +253,8 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                 self.note_doubles(slab, number, doubles);
             }
             let groups = &mut self.classes[Slab::class(slab).index()];
-            if was_full && let Some(second) = groups.push(group) {
-                self.group_emptied(Slab::of_group(second), env);
+            if was_full {
+                groups.push(group);
             }
             if freed != 0 && Group::is_idle(group) {
                 self.group_emptied(slab, env);
@@ -263,6 +293,10 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         self.pages.check(env);
         self.blocks.check(env);
         self.idle.check(env.id);
+        if let Some((class, group)) = self.run.queued() {
+            let mut queue = self.classes[class.index()].all();
+            assert!(queue.any(|queued| queued == group), "R1: the run's group is queued");
+        }
         for class in SizeClass::ALL {
             let groups = &self.classes[class.index()];
             let (mut before, mut empty) = (None, 0);
@@ -280,6 +314,10 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                     empty += usize::from(Slab::group(slab, 0) == group && Slab::quiescent(slab));
                 }
                 before = Some(group);
+            }
+            if let Some(last) = before {
+                // SAFETY: alive, and this heap's.
+                assert_eq!(unsafe { Group::prev(groups.first()) }, last, "F2: the ends agree");
             }
             // A handler cannot release: empty slabs gather on a shared heap until it is drained.
             if !shared && !self.unsettled {

@@ -8,6 +8,7 @@
 mod block_cache;
 mod faults;
 mod free_groups;
+mod free_run;
 mod gate;
 mod heap;
 mod idle;

@@ -25,6 +25,9 @@ const WAYS: usize = 4;
 const SETS: usize = if usize::BITS >= 64 { 8 } else { 1 };
 const SET_BITS: u32 = SETS.trailing_zeros();
 
+/// The number of no entry.
+const NO_RUN: u8 = (SETS * WAYS) as u8;
+
 /// How many bytes of other CPUs' objects may wait in one heap.
 pub(crate) const MAX_WAITING_BYTES: usize = 256 << 10;
 
@@ -57,7 +60,7 @@ pub(crate) struct RemoteObject {
 impl RemoteObject {
     /// The address of its group.
     #[inline(always)]
-    fn group(&self) -> usize {
+    pub(super) fn group(&self) -> usize {
         group_at(self.groups, self.index)
     }
 }
@@ -73,11 +76,13 @@ pub(crate) struct RemoteBatch {
     waiting_bytes: usize,
     /// How many objects were added so far.
     frees: usize,
+    /// The entry that a run of frees goes on in (`free_run`); beyond all if that is over.
+    run: u8,
 }
 
 impl RemoteBatch {
     pub(crate) const fn new() -> Self {
-        Self { sets: [[Entry::NONE; WAYS]; SETS], waiting_bytes: 0, frees: 0 }
+        Self { sets: [[Entry::NONE; WAYS]; SETS], waiting_bytes: 0, frees: 0, run: NO_RUN }
     }
 
     /// How many objects of other heaps were freed here so far.
@@ -85,17 +90,38 @@ impl RemoteBatch {
         self.frees
     }
 
-    /// [`add`](Self::add) if that takes no more than a note.
+    /// [`add`](Self::add) if that takes no more than a note; says in which entry. O(1).
     #[inline(always)]
-    pub(crate) fn add_fast(&mut self, object: RemoteObject) -> bool {
+    pub(super) fn add_fast(&mut self, object: RemoteObject) -> Option<u8> {
         let group = object.group();
-        let waiting_bytes = self.waiting_bytes + object.size_bytes;
-        let mut entries = self.sets[Self::set_of(group)].iter_mut();
-        let Some(entry) = entries.find(|entry| entry.group == group) else { return false };
-        if entry.mask & object.index.mask() != 0 || waiting_bytes > MAX_WAITING_BYTES {
+        let set = Self::set_of(group);
+        let way = self.sets[set].iter().position(|entry| entry.group == group)?;
+        let number = (set * WAYS + way) as u8;
+        self.add_to(number, object.index, object.size_bytes).then_some(number)
+    }
+
+    /// Begins a run of frees in an entry, instead of any other.
+    #[inline]
+    pub(super) fn begin_run(&mut self, number: u8) {
+        self.run = number;
+    }
+
+    /// Adds an object of the group that the run is in; `false`, and nothing happened, if that is
+    /// over, or the object waits there already. O(1).
+    #[inline(always)]
+    pub(super) fn add_in_run(&mut self, index: ObjectIndex, size_bytes: usize) -> bool {
+        self.add_to(self.run, index, size_bytes)
+    }
+
+    #[inline(always)]
+    fn add_to(&mut self, number: u8, index: ObjectIndex, size_bytes: usize) -> bool {
+        let waiting_bytes = self.waiting_bytes + size_bytes;
+        let entries = self.sets.as_flattened_mut();
+        let Some(entry) = entries.get_mut(usize::from(number)) else { return false };
+        if entry.mask & index.mask() != 0 || waiting_bytes > MAX_WAITING_BYTES {
             return false;
         }
-        entry.mask |= object.index.mask();
+        entry.mask |= index.mask();
         self.waiting_bytes = waiting_bytes;
         self.frees = self.frees.wrapping_add(1);
         true
@@ -143,6 +169,7 @@ impl RemoteBatch {
             }
             entry.mask |= index.mask();
         } else {
+            self.run = NO_RUN;
             if entry.group != 0 {
                 self.waiting_bytes -= entry.mask.count_ones() as usize * entry.size_bytes;
                 publish(entry, env, faults);
@@ -168,6 +195,7 @@ impl RemoteBatch {
         if self.waiting_bytes == 0 {
             return;
         }
+        self.run = NO_RUN;
         for entry in self.sets.as_flattened_mut() {
             if entry.group != 0 {
                 publish(entry, env, faults);

@@ -3,6 +3,7 @@
 use core::ptr::NonNull;
 
 use super::free_groups::FreeGroups;
+use super::free_run::FreeRun;
 use super::{Env, Local};
 use crate::buddy::{Kind, PageError, PageRef, Section};
 use crate::slab::{ClassTable, Group, Inbox, SizeClass, Slab, SlabLabel, SlabPlace};
@@ -209,7 +210,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     /// of these); where others could not be released before, O(groups in the list). `false` if
     /// there may be more.
     fn release_empty<L: RawLock>(&mut self, class: usize, env: &Env<'_, PAGE_SIZE, L>) -> bool {
-        let Self { classes, unsettled, .. } = self;
+        let Self { classes, run, unsettled, .. } = self;
         let groups = &mut classes[class];
         let mut settled = true;
         // SAFETY: the slabs named, and the groups of the list, are alive and this heap's; where
@@ -219,7 +220,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                 if !Slab::quiescent(slab) {
                     break;
                 }
-                if !Self::release_listed(groups, slab, env) {
+                if !Self::release_listed(groups, run, slab, env) {
                     // If it was tried, the slab is in front of what may be empty as well.
                     *unsettled |= env.may_wait();
                     return false;
@@ -230,7 +231,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                 at = next;
                 if !Slab::quiescent(slab) {
                     settled = false;
-                } else if !Self::release_listed(groups, slab, env) {
+                } else if !Self::release_listed(groups, run, slab, env) {
                     return false;
                 }
             }
@@ -245,6 +246,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     /// - `slab` is this heap's, quiescent, and of the class of `groups`.
     unsafe fn release_listed<L: RawLock>(
         groups: &mut FreeGroups,
+        run: &mut FreeRun,
         slab: NonNull<Slab>,
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> bool {
@@ -255,6 +257,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         // the slab is not released they go back there.
         unsafe {
             groups.remove(slab);
+            run.end_in_slab(slab);
             let released = Self::release(slab, env);
             if !released {
                 groups.insert(slab);

@@ -68,37 +68,6 @@ impl<const PAGE_SIZE: usize> ClassTable<PAGE_SIZE> {
     }
 }
 
-/// `ceil(2^32 / size)`: the index of the object at `offset` is `offset * reciprocal / 2^32`.
-///
-/// For an offset of `k` whole objects the product exceeds `k * 2^32` by `k * e`, where `e` (what
-/// the reciprocal was rounded up by, times the size) is below the size. It is exact while
-/// `k * e < 2^32`, hence for every `k < 2^16` with sizes up to 2^15. Other offsets are multiples
-/// of no object size, so comparing `index * size` with the offset turns each of them down.
-pub(super) const fn reciprocal(size: usize) -> u32 {
-    ((1u64 << 32).div_ceil(size as u64)) as u32
-}
-
-/// What divides an offset by the size of a class, without a division.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Divisor {
-    /// See [`reciprocal`].
-    pub(super) reciprocal: u32,
-    /// The size.
-    pub(super) size: u32,
-}
-
-/// The divisor of every class, by index.
-pub(super) const DIVISORS: &[Divisor; SizeClass::COUNT] = &{
-    let mut divisors = [Divisor { reciprocal: 0, size: 0 }; SizeClass::COUNT];
-    let mut i = 0;
-    while i < SizeClass::COUNT {
-        let size = SizeClass::ALL[i].size();
-        divisors[i] = Divisor { reciprocal: reciprocal(size), size: size as u32 };
-        i += 1;
-    }
-    divisors
-};
-
 /// Objects in `bytes` bytes, capped by what a descriptor for this page size records.
 pub(super) const fn objects_in(bytes: usize, size: usize, page_size: usize) -> usize {
     let fit = bytes / size;
@@ -243,37 +212,5 @@ mod tests {
         check_table::<4096>();
         check_table::<16384>();
         check_table::<65536>();
-    }
-
-    #[test]
-    fn reciprocals_are_exact_for_every_object_of_every_class() {
-        for class in SizeClass::ALL {
-            let (size, reciprocal) = (class.size() as u64, u64::from(reciprocal(class.size())));
-            for k in 0..u64::from(u16::MAX) {
-                // Offsets are 32 bits wide, as in `ObjectIndex::at`.
-                if k * size <= u64::from(u32::MAX) {
-                    assert_eq!((k * size * reciprocal) >> 32, k, "{class:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_offset_in_a_slab_is_told_from_an_object_start() {
-        for page_size in [256, 1024, 4096, 16384, 65536] {
-            for class in SizeClass::ALL {
-                if class.size() > SizeClass::object_limit(page_size) {
-                    continue;
-                }
-                let (size, reciprocal) = (class.size(), u64::from(reciprocal(class.size())));
-                let bytes = page_limit(size, page_size) * page_size;
-                let mut next = 0;
-                for offset in 0..bytes {
-                    let index = ((offset as u64 * reciprocal) >> 32) as usize;
-                    assert_eq!(index * size == offset, offset == next, "{class:?} {offset}");
-                    next += if offset == next { size } else { 0 };
-                }
-            }
-        }
     }
 }

@@ -57,12 +57,23 @@ type Size = SizeClass;
 
 const _: () = assert!(size_of::<Group>() == GROUP_BYTES && align_of::<Group>() == GROUP_ALIGN);
 
-// SAFETY: shared is only `EMPTY`, which nobody writes.
+// SAFETY: shared are only `EMPTY` and `ELSEWHERE`, which nobody writes.
 unsafe impl Sync for Group {}
 
 /// A group without objects, for whoever has none: the end of every list.
 static EMPTY: Group = Group {
     free: AtomicUsize::new(0),
+    next: Group::empty(),
+    prev: Group::empty(),
+    base: 0,
+    at: 0,
+    count: 0,
+    size: size_of_class(SizeClass::Bytes8),
+};
+
+/// A group in which nothing is in use: it refuses every free.
+static ELSEWHERE: Group = Group {
+    free: AtomicUsize::new(usize::MAX),
     next: Group::empty(),
     prev: Group::empty(),
     base: 0,
@@ -88,6 +99,12 @@ impl Group {
     #[inline(always)]
     pub(crate) const fn empty() -> NonNull<Self> {
         NonNull::from_ref(&EMPTY)
+    }
+
+    /// The group in which nothing is in use, and that belongs to no slab.
+    #[inline(always)]
+    pub(crate) const fn elsewhere() -> NonNull<Self> {
+        NonNull::from_ref(&ELSEWHERE)
     }
 
     /// Writes a group of `count` objects, all of them free, on no list. `false`, and nothing is
@@ -268,22 +285,37 @@ impl Group {
         }
     }
 
-    /// [`free`](Self::free) of the object of `class` at `addr`, if it is one of this group; `false`,
-    /// and nothing happened, if not. Of a group on a list, which keeps its place there.
+    /// [`free`](Self::free) of what is known to be one of the group's objects, into a group on a
+    /// list; `false`, and nothing happened, if it is free already.
     ///
     /// # Safety
-    /// - The caller owns the group's slab, whose objects are of `class`; or the group is the
-    ///   empty one.
+    /// - The caller owns the group's slab, and `index` is that of one of its objects; or the group is
+    ///   the one in which nothing is in use.
     #[inline(always)]
-    pub(crate) unsafe fn free_at(group: NonNull<Self>, class: SizeClass, addr: usize) -> bool {
-        // SAFETY: alive (condition).
-        let offset = addr.wrapping_sub(unsafe { Self::base(group) }.addr());
-        if offset >= class.size() * usize::BITS as usize {
-            return false; // Most that are elsewhere.
+    pub(crate) unsafe fn free_known(group: NonNull<Self>, index: ObjectIndex) -> bool {
+        // SAFETY: ours (condition).
+        unsafe {
+            let free = Self::free_bits(group);
+            if free & index.mask() != 0 {
+                cold_path();
+                return false;
+            }
+            (*group.as_ptr()).free.store(free | index.mask(), Relaxed);
         }
-        let Some(index) = ObjectIndex::at(class, offset) else { return false };
-        // SAFETY: passed on; the empty group refuses.
-        unsafe { Self::free(group, index) }.is_some()
+        true
+    }
+
+    /// The address of the first object, and the bytes of all of them.
+    ///
+    /// # Safety
+    /// - The slab is alive.
+    #[inline]
+    pub(crate) unsafe fn extent(group: NonNull<Self>) -> (usize, usize) {
+        // SAFETY: alive (condition).
+        unsafe {
+            let count = usize::from((*group.as_ptr()).count);
+            (Self::base(group).addr(), count * Self::size(group) as usize)
+        }
     }
 
     /// The group behind this one on its list; the empty one behind the last.

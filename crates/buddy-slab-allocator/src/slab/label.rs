@@ -18,8 +18,24 @@ pub(crate) struct SlabLabel(u32);
 impl SlabLabel {
     /// The label of a slab's first page.
     pub(crate) const fn new(owner: u16, class: SizeClass) -> Self {
+        Self::of_owner(owner).with_class(class)
+    }
+
+    /// What the labels of all slabs of an owner have in common.
+    #[inline(always)]
+    pub(crate) const fn of_owner(owner: u16) -> Self {
+        // INVARIANT: no class is the first one.
+        Self((owner as u32) << OWNER)
+    }
+
+    /// The label of the first page of a slab of this owner and `class`.
+    ///
+    /// Of what [`of_owner`](Self::of_owner) returned.
+    #[inline(always)]
+    pub(crate) const fn with_class(self, class: SizeClass) -> Self {
+        debug_assert!(self.0 << OWNER == 0);
         // INVARIANT: the index of a class.
-        Self((owner as u32) << OWNER | (class.index() as u32) << CLASS)
+        Self(self.0 | (class.index() as u32) << CLASS)
     }
 
     /// The word, to be stored. The low eight bits are those of the page's number.
@@ -50,31 +66,31 @@ impl SlabLabel {
         unsafe { SizeClass::from_index_unchecked(((self.0 >> CLASS) & 0xFF) as usize) }
     }
 
-    /// Whether this is the label of a page of a slab whose first page has the other one: owner and
-    /// class are the same.
+    /// The number of the page, if the slab's first page has the label `first`: if owner and class are
+    /// the same.
     #[inline(always)]
-    pub(crate) const fn is_of(self, first: Self) -> bool {
-        (self.0 ^ first.0) >> CLASS == 0
+    pub(crate) const fn page_behind(self, first: Self) -> Option<usize> {
+        let page = self.0 ^ first.0;
+        if page >> CLASS == 0 { Some(page as usize) } else { None }
     }
 
     /// The object that begins at `addr`, which lies in the page of this label; `None` if none
     /// does. The slab's objects begin where its pages begin.
     #[inline(always)]
     pub(crate) const fn object_at(self, addr: usize, page_size: usize) -> Option<ObjectIndex> {
-        self.object_of(self.class(), addr, page_size)
+        object_in(self.class(), (self.0 & 0xFF) as usize, addr, page_size)
     }
+}
 
-    /// [`object_at`](Self::object_at) for a caller that knows the class.
-    #[inline(always)]
-    pub(crate) const fn object_of(
-        self,
-        class: SizeClass,
-        addr: usize,
-        page_size: usize,
-    ) -> Option<ObjectIndex> {
-        let page = (self.0 & 0xFF) as usize;
-        ObjectIndex::at(class, page * page_size + (addr & (page_size - 1)))
-    }
+/// The object of `class` that begins at `addr`, which lies in page number `page` of a slab.
+#[inline(always)]
+pub(crate) const fn object_in(
+    class: SizeClass,
+    page: usize,
+    addr: usize,
+    page_size: usize,
+) -> Option<ObjectIndex> {
+    ObjectIndex::at(class, page * page_size + (addr & (page_size - 1)))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 
 #[cfg(not(loom))]
 mod class_table;
+mod divisor;
 #[cfg(not(loom))]
 mod fields;
 #[cfg(not(loom))]
@@ -54,7 +55,7 @@ pub(crate) use {
     class_table::ClassTable,
     group::{Group, GroupFree},
     inbox::Inbox,
-    label::SlabLabel,
+    label::{SlabLabel, object_in},
     layout::GROUP_OBJECTS,
     list::SlabList,
     object_index::ObjectIndex,

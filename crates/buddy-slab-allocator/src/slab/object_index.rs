@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::class_table::DIVISORS;
+use super::divisor::Divisor;
 use super::layout::GROUP_OBJECTS;
 use super::size_class::SizeClass;
 
@@ -20,13 +20,13 @@ impl ObjectIndex {
     /// The object of `class` that begins `offset` bytes behind the first one; `None` if none
     /// begins there. A slab may have fewer objects than that.
     ///
-    /// O(1): a multiplication by the reciprocal, and one to verify it.
+    /// O(1).
     #[inline(always)]
     pub(crate) const fn at(class: SizeClass, offset: usize) -> Option<Self> {
-        let divisor = DIVISORS[class.index()];
-        // An offset beyond 32 bits is cut here and refused by the comparison below.
-        let index = ((offset as u32 as u64 * divisor.reciprocal as u64) >> 32) as u32;
-        if index as usize * divisor.size as usize == offset { Some(Self(index)) } else { None }
+        match Divisor::of(class).index_of(offset) {
+            Some(index) => Some(Self(index)),
+            None => None,
+        }
     }
 
     /// The plain number.

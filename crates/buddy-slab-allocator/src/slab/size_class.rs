@@ -13,16 +13,16 @@
 
 use core::alloc::Layout;
 
-/// Requests with `size - 1` below this are looked up in a table of one byte per 8 bytes.
+/// Requests up to this size are looked up in a table of one byte per 8 bytes.
 const TABLE_LIMIT: usize = 4096;
 
-/// Class index by `(size - 1) / 8`.
-const BY_SIZE: &[u8; TABLE_LIMIT / 8] = &{
-    let mut table = [0; TABLE_LIMIT / 8];
-    let mut i = 0;
-    while i < table.len() {
-        table[i] = index_by_formula(i * 8 + 7) as u8;
-        i += 1;
+/// Class index by the size in units of 8 bytes, rounded up.
+const BY_UNITS: &[u8; TABLE_LIMIT / 8 + 1] = &{
+    let mut table = [0; TABLE_LIMIT / 8 + 1];
+    let mut units = 1;
+    while units < table.len() {
+        table[units] = index_by_formula(units * 8 - 1) as u8;
+        units += 1;
     }
     table
 };
@@ -352,6 +352,11 @@ impl SizeClass {
     /// [`object_limit`](Self::object_limit). `align` is a power of two.
     #[inline(always)]
     pub(crate) const fn for_request(size: usize, align: usize, page_size: usize) -> Option<Self> {
+        let in_table = TABLE_LIMIT <= Self::object_limit(page_size) && size <= TABLE_LIMIT;
+        if in_table && align <= 8 {
+            // SAFETY: what the table holds are indices of classes (asserted below).
+            return Some(unsafe { Self::from_index_unchecked(BY_UNITS[(size + 7) >> 3] as usize) });
+        }
         let last = last_offset(size, align);
         if last >= Self::object_limit(page_size) || align > page_size {
             return None;
@@ -379,7 +384,7 @@ impl SizeClass {
 
     #[inline(always)]
     const fn index_by_last(last: usize) -> usize {
-        if last < TABLE_LIMIT { BY_SIZE[last >> 3] as usize } else { index_by_formula(last) }
+        if last < TABLE_LIMIT { BY_UNITS[(last >> 3) + 1] as usize } else { index_by_formula(last) }
     }
 }
 
@@ -404,6 +409,7 @@ const _: () = {
         }
         i += 1;
     }
+    assert!((BY_UNITS[BY_UNITS.len() - 1] as usize) < SizeClass::COUNT);
     assert!(SizeClass::ALL[SizeClass::COUNT - 1].size() == SizeClass::MAX_SIZE);
     assert!(SizeClass::index_for(SizeClass::MAX_SIZE + 1) >= SizeClass::COUNT);
     assert!(SizeClass::index_for(usize::MAX) >= SizeClass::COUNT);

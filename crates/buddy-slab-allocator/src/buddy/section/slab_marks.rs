@@ -13,7 +13,7 @@ use core::ptr::NonNull;
 
 use super::Section;
 use super::carve::CarveState;
-use super::head::{HeadWord, Kind};
+use super::head::{HeadWord, Kind, Page};
 use crate::buddy::page_meta::{PFN_NONE, PageFlags};
 use crate::units::{Order, Pfn};
 
@@ -113,7 +113,8 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             return None;
         }
         // SAFETY: in range, and all metadata of a carved block is valid.
-        unsafe { self.mark_of(pfn) }
+        let page = unsafe { self.page_unchecked(pfn) };
+        Self::mark_of(page, self.heap.with_addr(addr & !(PAGE_SIZE - 1)))
     }
 
     /// The mark of the slab that the page belongs to; `None` if it belongs to none.
@@ -121,22 +122,16 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// Complexity: O(1). Locks: none.
     #[inline]
     pub(crate) fn slab_mark(&self, pfn: Pfn) -> Option<PageMark> {
-        self.page(pfn)?;
-        // SAFETY: its metadata is valid.
-        unsafe { self.mark_of(pfn) }
+        Self::mark_of(self.page(pfn)?, self.ptr_of(pfn).as_ptr())
     }
 
-    /// # Safety
-    /// - The page's metadata is valid.
+    /// What the metadata of the page at `at` says, a pointer with the region's provenance.
     #[inline(always)]
-    unsafe fn mark_of(&self, pfn: Pfn) -> Option<PageMark> {
-        // SAFETY: passed on.
-        let page = unsafe { self.page_unchecked(pfn) };
+    fn mark_of(page: Page<'_>, at: *mut u8) -> Option<PageMark> {
         if !page.head().is_slab() {
             return None;
         }
         let distance = (page.prev() as i32 as isize) << Self::UNIT;
-        let at = self.heap.wrapping_byte_add(pfn.index() << Self::PAGE_SHIFT);
         // SAFETY: the address of the descriptor that the slab was marked with.
         let descriptor = unsafe { NonNull::new_unchecked(at.wrapping_byte_offset(distance)) };
         Some(PageMark { descriptor, label: page.next() })

@@ -1,0 +1,127 @@
+//! The group that frees go to one after another: it is tried before the metadata of the page.
+//!
+//! Frees often come in runs: a pair takes turns in one group, a list that is torn down goes through
+//! the groups as they were allocated, and so does a consumer of what another CPU made. The second
+//! free in a row into the same group begins a *run* there. A heap has one, not one a class: so
+//! asking takes no class, and four instructions, and is easily foreseen, since where frees go
+//! anywhere no run begins.
+//!
+//! A run of another heap's objects goes on in the entry of the remote batch that gathers them. It
+//! ends with the page of the object that began it: that one's metadata vouches for all pages of the
+//! slab up to there, and so nothing of the group is read, which its owner writes.
+//!
+//! # Invariants
+//! - R1: a run of this heap's objects is in a group that is in the queue of its class (something of
+//!   it is free). So that is alive: what takes a group off its queue ends the run.
+//! - R2: a run of another heap's objects is in the group of the entry that the remote batch calls the
+//!   run's. Objects wait there, and so their slab is alive; when the entry goes out it has no run.
+
+use core::hint::cold_path;
+use core::ptr::NonNull;
+
+use crate::slab::{Group, ObjectIndex, SizeClass, Slab};
+
+/// Where the run is, if there is one.
+pub(super) struct FreeRun {
+    /// The address of the group's first object, and the bytes behind it that belong to the run:
+    /// none if there is no run.
+    base: usize,
+    bytes: usize,
+    /// The group; [`Group::elsewhere`] if it is another heap's.
+    group: NonNull<Group>,
+    class: SizeClass,
+    /// The group that the last free went to that was not part of the run; only compared.
+    last: usize,
+}
+
+impl FreeRun {
+    pub(super) const fn new() -> Self {
+        let (group, class) = (Group::elsewhere(), SizeClass::Bytes8);
+        Self { base: 0, bytes: 0, group, class, last: 0 }
+    }
+
+    /// The class of the run, if `addr` belongs to it. O(1).
+    #[inline(always)]
+    pub(super) fn class_at(&self, addr: usize) -> Option<SizeClass> {
+        if addr.wrapping_sub(self.base) < self.bytes { Some(self.class) } else { None }
+    }
+
+    /// The object of `class`, the run's, that begins at `addr`, which belongs to the run: its place
+    /// in the group. `None` if none begins there. O(1).
+    #[inline(always)]
+    pub(super) fn object_at(&self, class: SizeClass, addr: usize) -> Option<ObjectIndex> {
+        ObjectIndex::at(class, addr.wrapping_sub(self.base))
+    }
+
+    /// The group that objects of the run are freed into: of another heap's run one in which nothing
+    /// is in use.
+    #[inline(always)]
+    pub(super) fn group(&self) -> NonNull<Group> {
+        self.group
+    }
+
+    /// Notes a free into a group of this heap.
+    ///
+    /// # Safety
+    /// - The group is the heap's, of `class`, and in its queue.
+    #[inline(always)]
+    pub(super) unsafe fn note(&mut self, class: SizeClass, group: NonNull<Group>) {
+        if self.last == group.addr().get() {
+            cold_path();
+            // SAFETY: alive (condition).
+            (self.base, self.bytes) = unsafe { Group::extent(group) };
+            (self.group, self.class) = (group, class);
+        }
+        self.last = group.addr().get();
+    }
+
+    /// Notes a free of an object of `class` of another heap, number `bit` of the group at address
+    /// `group`: it begins at `addr`. Says whether the run goes on in that group now.
+    #[inline]
+    pub(super) fn note_remote<const PAGE_SIZE: usize>(
+        &mut self,
+        class: SizeClass,
+        group: usize,
+        (addr, bit): (usize, u32),
+    ) -> bool {
+        let begins = self.last == group;
+        if begins {
+            self.base = addr - bit as usize * class.size();
+            let page_end = (addr | (PAGE_SIZE - 1)) - self.base + 1;
+            self.bytes = page_end.min(usize::BITS as usize * class.size());
+            (self.group, self.class) = (Group::elsewhere(), class);
+        }
+        self.last = group;
+        begins
+    }
+
+    /// Whether it is a run of another heap's objects.
+    #[inline]
+    pub(super) fn is_remote(&self) -> bool {
+        self.group == Group::elsewhere()
+    }
+
+    /// A group leaves its queue.
+    #[inline]
+    pub(super) fn end_in_group(&mut self, group: NonNull<Group>) {
+        if self.group == group {
+            *self = Self::new();
+        }
+    }
+
+    /// The groups of a slab leave their queue.
+    ///
+    /// # Safety
+    /// - The slab is alive.
+    pub(super) unsafe fn end_in_slab(&mut self, slab: NonNull<Slab>) {
+        // SAFETY: alive (condition).
+        if unsafe { Slab::has_group(slab, self.group) } {
+            *self = Self::new();
+        }
+    }
+
+    /// The group of this heap that the run is in, with its class.
+    pub(super) fn queued(&self) -> Option<(SizeClass, NonNull<Group>)> {
+        (!self.is_remote()).then_some((self.class, self.group))
+    }
+}
