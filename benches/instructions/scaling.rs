@@ -235,7 +235,7 @@ static SMALL_PAGES: GlobalAllocator<0x100, Pinned> = GlobalAllocator::with_platf
 
 /// A region of which nothing was used, with at least one of the largest blocks there can be.
 fn fresh_region(times: usize) {
-    let memory = region(times * 512 * MIB);
+    let memory = region(times * 1024 * MIB);
     // SAFETY: leaked memory, this heap's alone.
     unsafe { SMALL_PAGES.init_raw(memory.as_mut_ptr(), memory.len(), 2) }.expect("a region");
     let most = SMALL_PAGES.snapshot().free_blocks[2].iter().rposition(|count| *count != 0);
