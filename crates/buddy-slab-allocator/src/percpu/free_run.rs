@@ -11,9 +11,9 @@
 //! slab up to there, and so nothing of the group is read, which its owner writes.
 //!
 //! # Invariants
-//! - R1: a run of this heap's objects is in a group that is in the queue of its class (something of
+//! - U1: a run of this heap's objects is in a group that is in the queue of its class (something of
 //!   it is free). So that is alive: what takes a group off its queue ends the run.
-//! - R2: a run of another heap's objects is in the group of the entry that the remote batch calls the
+//! - U2: a run of another heap's objects is in the group of the entry that the remote batch calls the
 //!   run's. Objects wait there, and so their slab is alive; when the entry goes out it has no run.
 
 use core::hint::cold_path;

@@ -102,7 +102,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         let class = expected.unwrap_or(class);
         let Some(index) = self.run.object_at(class, addr) else { return GroupFree::Refused };
         let group = self.run.group();
-        // SAFETY: the heap's group, of the run's class (R1), in whose objects the address lies; or
+        // SAFETY: the heap's group, of the run's class (U1), in whose objects the address lies; or
         // the one in which nothing is in use.
         unsafe {
             if Group::free_known(group, index) {
@@ -295,7 +295,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         self.idle.check(env.id);
         if let Some((class, group)) = self.run.queued() {
             let mut queue = self.classes[class.index()].all();
-            assert!(queue.any(|queued| queued == group), "R1: the run's group is queued");
+            assert!(queue.any(|queued| queued == group), "U1: the run's group is queued");
         }
         for class in SizeClass::ALL {
             let groups = &self.classes[class.index()];

@@ -16,6 +16,7 @@
 
 #[cfg(not(loom))]
 mod class_table;
+#[cfg(not(loom))]
 mod divisor;
 #[cfg(not(loom))]
 mod fields;
