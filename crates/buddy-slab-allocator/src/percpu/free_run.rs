@@ -23,15 +23,24 @@ use crate::slab::{Group, ObjectIndex, SizeClass, Slab};
 
 /// Where the run is, if there is one.
 pub(super) struct FreeRun {
-    /// The address of the group's first object, and the bytes behind it that belong to the run:
-    /// none if there is no run.
+    /// The address of the group's first object.
     base: usize,
-    bytes: usize,
+    /// The bytes behind it that belong to the run: none if there is no run.
+    bytes: u32,
     /// The group; [`Group::elsewhere`] if it is another heap's.
     group: NonNull<Group>,
+    /// The group that the last free went to that was not part of the run, by some bits of its
+    /// address; only compared: where two are taken for one a run begins for nothing.
+    last: u16,
     class: SizeClass,
-    /// The group that the last free went to that was not part of the run; only compared.
-    last: usize,
+}
+
+const _: () = assert!(size_of::<FreeRun>() <= 2 * size_of::<usize>() + 8);
+
+/// What is kept of the address of a group.
+#[inline(always)]
+const fn bits_of(group: usize) -> u16 {
+    (group / align_of::<Group>()) as u16
 }
 
 impl FreeRun {
@@ -43,7 +52,7 @@ impl FreeRun {
     /// The class of the run, if `addr` belongs to it. O(1).
     #[inline(always)]
     pub(super) fn class_at(&self, addr: usize) -> Option<SizeClass> {
-        if addr.wrapping_sub(self.base) < self.bytes { Some(self.class) } else { None }
+        if addr.wrapping_sub(self.base) < self.bytes as usize { Some(self.class) } else { None }
     }
 
     /// The object of `class`, the run's, that begins at `addr`, which belongs to the run: its place
@@ -66,13 +75,15 @@ impl FreeRun {
     /// - The group is the heap's, of `class`, and in its queue.
     #[inline(always)]
     pub(super) unsafe fn note(&mut self, class: SizeClass, group: NonNull<Group>) {
-        if self.last == group.addr().get() {
+        let bits = bits_of(group.addr().get());
+        if self.last == bits {
             cold_path();
             // SAFETY: alive (condition).
-            (self.base, self.bytes) = unsafe { Group::extent(group) };
+            let (base, bytes) = unsafe { Group::extent(group) };
+            (self.base, self.bytes) = (base, bytes as u32);
             (self.group, self.class) = (group, class);
         }
-        self.last = group.addr().get();
+        self.last = bits;
     }
 
     /// Notes a free of an object of `class` of another heap, number `bit` of the group at address
@@ -84,14 +95,14 @@ impl FreeRun {
         group: usize,
         (addr, bit): (usize, u32),
     ) -> bool {
-        let begins = self.last == group;
+        let begins = self.last == bits_of(group);
         if begins {
             self.base = addr - bit as usize * class.size();
             let page_end = (addr | (PAGE_SIZE - 1)) - self.base + 1;
-            self.bytes = page_end.min(usize::BITS as usize * class.size());
+            self.bytes = page_end.min(usize::BITS as usize * class.size()) as u32;
             (self.group, self.class) = (Group::elsewhere(), class);
         }
-        self.last = group;
+        self.last = bits_of(group);
         begins
     }
 

@@ -293,3 +293,15 @@ impl<const PAGE_SIZE: usize, L: RawLock> HeapTable<PAGE_SIZE, L> {
         heap.map(Heap::inbox)
     }
 }
+
+#[cfg(all(test, target_pointer_width = "64"))]
+mod tests {
+    use super::*;
+    use crate::sync::SpinLock;
+
+    #[test]
+    fn four_heaps_fit_into_a_small_memory() {
+        // With what else a region of 12 pages needs, and two shared ones. 114 cache lines.
+        assert!(size_of::<Heap<4096, SpinLock>>() <= 7296);
+    }
+}

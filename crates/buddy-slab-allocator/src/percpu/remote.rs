@@ -73,7 +73,8 @@ fn group_at(groups: NonNull<Group>, index: ObjectIndex) -> usize {
 /// The remote frees that one heap has not published yet.
 pub(crate) struct RemoteBatch {
     sets: [[Entry; WAYS]; SETS],
-    waiting_bytes: usize,
+    /// At most [`MAX_WAITING_BYTES`].
+    waiting_bytes: u32,
     /// How many objects were added so far.
     frees: usize,
     /// The entry that a run of frees goes on in (`free_run`); beyond all if that is over.
@@ -115,10 +116,10 @@ impl RemoteBatch {
 
     #[inline(always)]
     fn add_to(&mut self, number: u8, index: ObjectIndex, size_bytes: usize) -> bool {
-        let waiting_bytes = self.waiting_bytes + size_bytes;
+        let waiting_bytes = self.waiting_bytes + size_bytes as u32;
         let entries = self.sets.as_flattened_mut();
         let Some(entry) = entries.get_mut(usize::from(number)) else { return false };
-        if entry.mask & index.mask() != 0 || waiting_bytes > MAX_WAITING_BYTES {
+        if entry.mask & index.mask() != 0 || waiting_bytes > MAX_WAITING_BYTES as u32 {
             return false;
         }
         entry.mask |= index.mask();
@@ -171,14 +172,14 @@ impl RemoteBatch {
         } else {
             self.run = NO_RUN;
             if entry.group != 0 {
-                self.waiting_bytes -= entry.mask.count_ones() as usize * entry.size_bytes;
+                self.waiting_bytes -= entry.mask.count_ones() * entry.size_bytes as u32;
                 publish(entry, env, faults);
             }
             *entry = Entry { group, addr, mask: index.mask(), size_bytes };
         }
-        self.waiting_bytes += size_bytes;
+        self.waiting_bytes += size_bytes as u32;
         self.frees = self.frees.wrapping_add(1);
-        if self.waiting_bytes > MAX_WAITING_BYTES {
+        if self.waiting_bytes > MAX_WAITING_BYTES as u32 {
             cold_path();
             self.flush(env, faults);
         }
