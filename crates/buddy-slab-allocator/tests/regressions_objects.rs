@@ -370,6 +370,23 @@ fn run_of_remote_frees_in_an_entry_that_is_gone() {
         misuse::expect_none();
         heap.check_invariants();
     }
+    // More groups than there are entries: each gets a run, and goes out for others; then their
+    // addresses come again.
+    let small = layout(64, 8);
+    let objects: Vec<_> = (0..64 * 64).map(|_| heap.alloc(small).unwrap()).collect();
+    on_cpu(1, || {
+        for part in 0..8 {
+            for group in objects.chunks(64) {
+                for &ptr in &group[part * 8..][..8] {
+                    free(&heap, ptr, small);
+                }
+                heap.check_invariants();
+            }
+        }
+        heap.idle(1);
+    });
+    heap.idle(0);
+    misuse::expect_none();
     expect_every_page(&heap);
 }
 

@@ -8,13 +8,16 @@
 //!
 //! A run of another heap's objects goes on in the entry of the remote batch that gathers them. It
 //! ends with the page of the object that began it: that one's metadata vouches for all pages of the
-//! slab up to there, and so nothing of the group is read, which its owner writes.
+//! slab up to there, and so nothing of the group is read, which its owner writes. (After a double
+//! free the slab may be gone, as for any entry; what is freed into the run then is lost when the
+//! entry is found out.)
 //!
 //! # Invariants
 //! - U1: a run of this heap's objects is in a group that is in the queue of its class (something of
 //!   it is free). So that is alive: what takes a group off its queue ends the run.
 //! - U2: a run of another heap's objects is in the group of the entry that the remote batch calls the
-//!   run's. Objects wait there, and so their slab is alive; when the entry goes out it has no run.
+//!   run's. Objects wait there, and so their slab is alive, unless all of them were freed twice; when
+//!   the entry goes out it has no run.
 
 use core::hint::cold_path;
 use core::ptr::NonNull;
@@ -134,5 +137,10 @@ impl FreeRun {
     /// The group of this heap that the run is in, with its class.
     pub(super) fn queued(&self) -> Option<(SizeClass, NonNull<Group>)> {
         (!self.is_remote()).then_some((self.class, self.group))
+    }
+
+    /// The size of the objects, if the run is in another heap's.
+    pub(super) fn remote_size(&self) -> Option<usize> {
+        (self.is_remote() && self.bytes != 0).then(|| self.class.size())
     }
 }

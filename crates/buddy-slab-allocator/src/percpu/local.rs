@@ -296,6 +296,8 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         if let Some((class, group)) = self.run.queued() {
             let mut queue = self.classes[class.index()].all();
             assert!(queue.any(|queued| queued == group), "U1: the run's group is queued");
+        } else if let Some(size_bytes) = self.run.remote_size() {
+            self.remote.check_run(size_bytes);
         }
         for class in SizeClass::ALL {
             let groups = &self.classes[class.index()];

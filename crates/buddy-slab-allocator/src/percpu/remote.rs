@@ -186,6 +186,14 @@ impl RemoteBatch {
         Ok(())
     }
 
+    /// Whether objects of this size wait in the entry of the run, if that is not over.
+    pub(super) fn check_run(&self, size_bytes: usize) {
+        if let Some(entry) = self.sets.as_flattened().get(usize::from(self.run)) {
+            assert!(entry.group != 0 && entry.mask != 0, "U2: objects of the run wait");
+            assert_eq!(entry.size_bytes, size_bytes, "U2: of the run's class");
+        }
+    }
+
     /// Publishes everything.
     #[cold]
     pub(crate) fn flush<const PAGE_SIZE: usize, L: RawLock>(
@@ -206,7 +214,8 @@ impl RemoteBatch {
     }
 }
 
-/// Publishes an entry, which is free then.
+/// Publishes an entry, which is free then. If its slab is gone (all that waited were double frees)
+/// that is a fault, even if another slab has taken the place.
 ///
 /// Reads nothing of the slab that its owner writes: the page metadata says where the remote word
 /// lies, and whose it is.
@@ -222,7 +231,10 @@ fn publish<const PAGE_SIZE: usize, L: RawLock>(
         let label = unsafe { SlabLabel::from_raw(mark.label) };
         let index = label.object_at(addr, PAGE_SIZE)?;
         let groups = mark.descriptor.cast::<Group>();
-        (group_at(groups, index) == group).then_some((label, groups, index.group()))
+        let same = group_at(groups, index) == group
+            && label.class().size() == size_bytes
+            && mask & index.mask() != 0;
+        same.then_some((label, groups, index.group()))
     });
     let Some((label, groups, number)) = found else {
         faults.note(addr, Misuse::DoubleFree);

@@ -196,7 +196,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                 // SAFETY: this heap's, empty, on no list; a free that is pending is a double one.
                 unsafe {
                     if !(Slab::quiescent(slab) && Self::release(slab, env)) {
-                        // In front of what may be empty as well.
+                        // Neither the first group's nor kept.
                         self.classes[class].insert(slab);
                         self.unsettled = true;
                         break;
@@ -221,7 +221,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                     break;
                 }
                 if !Self::release_listed(groups, run, slab, env) {
-                    // If it was tried, the slab is in front of what may be empty as well.
+                    // If it was tried, the slab is queued again, neither the first's nor kept.
                     *unsettled |= env.may_wait();
                     return false;
                 }

@@ -36,7 +36,7 @@ pub(crate) enum GroupFree {
 #[cfg_attr(not(target_pointer_width = "64"), repr(C))]
 pub(crate) struct Group {
     free: AtomicUsize,
-    /// The list's links. `prev` of the first one means nothing.
+    /// The queue's links; `prev` of the first one leads to the last.
     next: NonNull<Group>,
     prev: NonNull<Group>,
     /// How far the first object is from here, in steps of [`GROUP_ALIGN`].
@@ -328,7 +328,7 @@ impl Group {
         unsafe { (*group.as_ptr()).next }
     }
 
-    /// The group before this one on its list, of which it is not the first.
+    /// The group before this one in its queue; the last one before the first.
     ///
     /// # Safety
     /// - As for [`next`](Self::next).

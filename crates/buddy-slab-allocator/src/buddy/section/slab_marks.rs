@@ -114,7 +114,8 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         }
         // SAFETY: in range, and all metadata of a carved block is valid.
         let page = unsafe { self.page_unchecked(pfn) };
-        Self::mark_of(page, self.heap.with_addr(addr & !(PAGE_SIZE - 1)))
+        // SAFETY: the page that the address lies in, with the region's provenance.
+        unsafe { Self::mark_of(page, self.heap.with_addr(addr & !(PAGE_SIZE - 1))) }
     }
 
     /// The mark of the slab that the page belongs to; `None` if it belongs to none.
@@ -122,17 +123,21 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// Complexity: O(1). Locks: none.
     #[inline]
     pub(crate) fn slab_mark(&self, pfn: Pfn) -> Option<PageMark> {
-        Self::mark_of(self.page(pfn)?, self.ptr_of(pfn).as_ptr())
+        // SAFETY: the page itself.
+        unsafe { Self::mark_of(self.page(pfn)?, self.ptr_of(pfn).as_ptr()) }
     }
 
-    /// What the metadata of the page at `at` says, a pointer with the region's provenance.
+    /// What the metadata of a page says.
+    ///
+    /// # Safety
+    /// - `at` points to that page, with the region's provenance.
     #[inline(always)]
-    fn mark_of(page: Page<'_>, at: *mut u8) -> Option<PageMark> {
+    unsafe fn mark_of(page: Page<'_>, at: *mut u8) -> Option<PageMark> {
         if !page.head().is_slab() {
             return None;
         }
         let distance = (page.prev() as i32 as isize) << Self::UNIT;
-        // SAFETY: the address of the descriptor that the slab was marked with.
+        // SAFETY: the address of the descriptor that the slab was marked with (condition).
         let descriptor = unsafe { NonNull::new_unchecked(at.wrapping_byte_offset(distance)) };
         Some(PageMark { descriptor, label: page.next() })
     }
