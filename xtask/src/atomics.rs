@@ -121,7 +121,8 @@ fn count(root: &Path) -> Result<BTreeMap<String, u64>> {
     let mut disassembled: BTreeMap<PathBuf, HashSet<u64>> = BTreeMap::new();
     let mut counts = BTreeMap::new();
     for summary in &summaries {
-        let program = &summary.benchmark_exe;
+        // Callgrind names it from the root directory on; cargo need not.
+        let program = &root.join(&summary.benchmark_exe);
         if !disassembled.contains_key(program) {
             disassembled.insert(program.clone(), locking(&disassembly(program)?));
         }
@@ -129,6 +130,9 @@ fn count(root: &Path) -> Result<BTreeMap<String, u64>> {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let count = executions(&text, &program.to_string_lossy(), &disassembled[program])?;
         counts.insert(summary.name(), count);
+    }
+    if counts.values().all(|count| *count == 0) {
+        bail!("no atomic read-modify-write was found, not even a lock's: the count sees nothing");
     }
     Ok(counts)
 }
