@@ -109,7 +109,7 @@ impl FreeGroups {
     /// Makes a group the last.
     ///
     /// # Safety
-    /// - `group` is the caller's, of this class, on no queue, and something of it is free.
+    /// - `group` is the caller's, of this class, in no queue, and something of it is free.
     #[inline(always)]
     pub(super) unsafe fn push(&mut self, group: NonNull<Group>) {
         let first = self.first;
@@ -131,7 +131,7 @@ impl FreeGroups {
     /// Puts all groups of an empty slab into the queue.
     ///
     /// # Safety
-    /// - `slab` is the caller's, of this class, empty, and none of its groups is on a queue.
+    /// - `slab` is the caller's, of this class, empty, and none of its groups is in a queue.
     pub(super) unsafe fn insert(&mut self, slab: NonNull<Slab>) {
         // SAFETY: the caller's word; every group has objects.
         unsafe {
@@ -225,16 +225,16 @@ impl FreeGroups {
         }
     }
 
-    /// The first slab in the list all of whose groups are idle, from a group on, and the group
-    /// behind all of its own that follow. O(groups in the list).
+    /// The first slab in the queue all of whose groups are idle, from a group on, and the group
+    /// behind all of its own that follow. O(groups in the queue).
     ///
     /// # Safety
-    /// - `from` is on the list, or the empty group.
+    /// - `from` is in the queue, or the empty group.
     pub(super) unsafe fn next_empty(
         &self,
         mut from: NonNull<Group>,
     ) -> Option<(NonNull<Slab>, NonNull<Group>)> {
-        // SAFETY: the groups of the list are alive, and the caller's.
+        // SAFETY: the groups of the queue are alive, and the caller's.
         unsafe {
             while from != Group::empty() {
                 let slab = Slab::of_group(from);

@@ -164,7 +164,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         slab: NonNull<Slab>,
         env: &Env<'_, PAGE_SIZE, L>,
     ) {
-        // SAFETY: this heap's (condition); an empty slab's groups are all on the list (F1), and
+        // SAFETY: this heap's (condition); an empty slab's groups are all in the queue (F1), and
         // one that cannot be released stays there.
         unsafe {
             let groups = &mut self.classes[Slab::class(slab).index()];
@@ -277,7 +277,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         }
     }
 
-    /// How many objects of a class are free in this heap's slabs. O(groups in the list).
+    /// How many objects of a class are free in this heap's slabs. O(groups in the queue).
     pub(crate) fn free_objects(&self, class: SizeClass) -> usize {
         let groups = self.classes[class.index()].all();
         let idle = self.idle.of_class(class.index());

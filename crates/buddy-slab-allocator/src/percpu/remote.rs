@@ -4,8 +4,9 @@
 //! one remote word), in a small set-associative cache. A whole entry goes out by one `fetch_or`, so
 //! a consumer that frees in the order of allocation, or in any order among as many groups as
 //! there are entries, pays about one atomic operation per 64 objects. What waits here is bounded in
-//! bytes; it goes out when its place is needed, on tick, idle, CPU offline and under pressure. (Batched frees by slab: the idea is snmalloc's, whose
-//! batches are lists of objects; bits never touch the object.)
+//! bytes; it goes out when its place is needed, on tick, idle, CPU offline and under pressure.
+//! (Batched frees by slab: the idea is snmalloc's, whose batches are lists of objects; bits never
+//! touch the object.)
 //!
 //! An unpublished object still counts as live in its slab, so the slab cannot go away, unless the
 //! free was a double free: so an entry is checked against the page metadata once more before it

@@ -4,7 +4,7 @@
 //! the lowest bit, a free sets one, and a bit that is set already is a double free: none goes
 //! unseen, and no free object is ever touched.
 //!
-//! Groups of which something is free stand on a list, which their owner keeps for each size class
+//! Groups of which something is free stand in a queue, which their owner keeps for each size class
 //! (`percpu::free_groups`); full ones do not. The links lie in the group: it is at hand when they
 //! are needed, and a heap needs two words a class, however many slabs it has.
 //!
@@ -60,27 +60,11 @@ const _: () = assert!(size_of::<Group>() == GROUP_BYTES && align_of::<Group>() =
 // SAFETY: shared are only `EMPTY` and `ELSEWHERE`, which nobody writes.
 unsafe impl Sync for Group {}
 
-/// A group without objects, for whoever has none: the end of every list.
-static EMPTY: Group = Group {
-    free: AtomicUsize::new(0),
-    next: Group::empty(),
-    prev: Group::empty(),
-    base: 0,
-    at: 0,
-    count: 0,
-    size: size_of_class(SizeClass::Bytes8),
-};
+/// A group without objects, for whoever has none: the end of every queue.
+static EMPTY: Group = Group::of_no_slab(0);
 
 /// A group in which nothing is in use: it refuses every free.
-static ELSEWHERE: Group = Group {
-    free: AtomicUsize::new(usize::MAX),
-    next: Group::empty(),
-    prev: Group::empty(),
-    base: 0,
-    at: 0,
-    count: 0,
-    size: size_of_class(SizeClass::Bytes8),
-};
+static ELSEWHERE: Group = Group::of_no_slab(usize::MAX);
 
 /// What a group says of the size of its objects.
 #[cfg(target_pointer_width = "64")]
@@ -95,6 +79,19 @@ const fn size_of_class(class: SizeClass) -> Size {
 }
 
 impl Group {
+    /// A group to be looked at only.
+    const fn of_no_slab(free: usize) -> Self {
+        Self {
+            free: AtomicUsize::new(free),
+            next: Self::empty(),
+            prev: Self::empty(),
+            base: 0,
+            at: 0,
+            count: 0,
+            size: size_of_class(SizeClass::Bytes8),
+        }
+    }
+
     /// The group that has no objects and belongs to no slab.
     #[inline(always)]
     pub(crate) const fn empty() -> NonNull<Self> {
@@ -107,7 +104,7 @@ impl Group {
         NonNull::from_ref(&ELSEWHERE)
     }
 
-    /// Writes a group of `count` objects, all of them free, on no list. `false`, and nothing is
+    /// Writes a group of `count` objects, all of them free, in no queue. `false`, and nothing is
     /// written, if they are too far away.
     ///
     /// # Safety
@@ -218,7 +215,7 @@ impl Group {
     }
 
     /// Takes the lowest free object. Also says whether it was the last one; the group is to be
-    /// taken off its list then. `None` if none is free.
+    /// taken off its queue then. `None` if none is free.
     ///
     /// # Safety
     /// - The caller owns the group's slab; or the group is the empty one.
@@ -252,7 +249,7 @@ impl Group {
     }
 
     /// Gives an object back; says what was free before, `None` if the object is not in use. The
-    /// caller sees to the list.
+    /// caller sees to the queue.
     ///
     /// # Safety
     /// - The caller owns the group's slab; or the group is the empty one.
@@ -285,8 +282,8 @@ impl Group {
         }
     }
 
-    /// [`free`](Self::free) of what is known to be one of the group's objects, into a group on a
-    /// list; `false`, and nothing happened, if it is free already.
+    /// [`free`](Self::free) of what is known to be one of the group's objects, into a group in a
+    /// queue; `false`, and nothing happened, if it is free already.
     ///
     /// # Safety
     /// - The caller owns the group's slab, and `index` is that of one of its objects; or the group is
@@ -318,10 +315,10 @@ impl Group {
         }
     }
 
-    /// The group behind this one on its list; the empty one behind the last.
+    /// The group behind this one in its queue; the empty one behind the last.
     ///
     /// # Safety
-    /// - The caller owns the group's slab; the group is on a list.
+    /// - The caller owns the group's slab; the group is in a queue.
     #[inline(always)]
     pub(crate) unsafe fn next(group: NonNull<Self>) -> NonNull<Self> {
         // SAFETY: ours (condition).

@@ -354,7 +354,7 @@ impl SizeClass {
     pub(crate) const fn for_request(size: usize, align: usize, page_size: usize) -> Option<Self> {
         let in_table = TABLE_LIMIT <= Self::object_limit(page_size) && size <= TABLE_LIMIT;
         if in_table && align <= 8 {
-            // SAFETY: what the table holds are indices of classes (asserted below).
+            // SAFETY: the table ascends to its last, which is the index of a class (asserted below).
             return Some(unsafe { Self::from_index_unchecked(BY_UNITS[(size + 7) >> 3] as usize) });
         }
         let last = last_offset(size, align);
