@@ -8,16 +8,13 @@
 //! The handlers are registered when the heap starts, before almost everybody else's: so they run
 //! last before the fork and first after it, and other handlers may allocate.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::process::{self, ALLOCATOR};
 use crate::{huge, purge, sys, threads};
 
-/// How often the others are asked out before the fork goes on without (some thread is stuck inside,
-/// or the fork comes from a handler that interrupted the allocator).
-const ATTEMPTS: usize = 64;
-
-static FROZEN: AtomicBool = AtomicBool::new(false);
+/// Whose fork keeps the others out; 0 for nobody's. One that went on without thaws nothing.
+static FROZEN_BY: AtomicUsize = AtomicUsize::new(0);
 
 /// Registers the handlers, once.
 pub(crate) fn register() {
@@ -25,13 +22,12 @@ pub(crate) fn register() {
     sys::quietly(|| unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) });
 }
 
+/// Keeps the others out. A thread that does not run is waited for: a child made while it holds a
+/// lock would wait for that lock for ever. If it takes seconds (some thread is stuck inside, or the
+/// fork comes from a handler that interrupted the allocator) the fork goes on without.
 unsafe extern "C" fn prepare() {
-    for _ in 0..ATTEMPTS {
-        if freeze() {
-            FROZEN.store(true, Ordering::Relaxed);
-            return;
-        }
-        sys::yield_now();
+    if freeze() {
+        FROZEN_BY.store(process::me(), Ordering::Relaxed);
     }
 }
 
@@ -43,7 +39,7 @@ fn freeze() -> bool {
     // SAFETY: the calling thread's own index, which it keeps; thawed by `parent` or `child`, in the
     // same context. A fork in a handler that interrupted the allocator finds a lock held or a heap
     // in use.
-    if huge && unsafe { ALLOCATOR.freeze(threads::index()) } {
+    if huge && process::patiently(|| unsafe { ALLOCATOR.freeze(threads::index()) }) {
         return true;
     }
     // SAFETY: both were frozen above.
@@ -56,8 +52,17 @@ fn freeze() -> bool {
     false
 }
 
+/// Whether the caller's fork kept the others out. (A child's thread is called what its parent is.)
+fn is_over() -> bool {
+    let frozen = FROZEN_BY.load(Ordering::Relaxed) == process::me();
+    if frozen {
+        FROZEN_BY.store(0, Ordering::Relaxed);
+    }
+    frozen
+}
+
 unsafe extern "C" fn parent() {
-    if FROZEN.swap(false, Ordering::Relaxed) {
+    if is_over() {
         // SAFETY: frozen by `prepare`, in this thread, whose index is the same.
         unsafe {
             ALLOCATOR.thaw(threads::index());
@@ -67,7 +72,7 @@ unsafe extern "C" fn parent() {
 }
 
 unsafe extern "C" fn child() {
-    if FROZEN.swap(false, Ordering::Relaxed) {
+    if is_over() {
         // SAFETY: frozen by `prepare` in the thread that this one is a copy of, and no other runs.
         unsafe {
             ALLOCATOR.thaw_alone(threads::index());
@@ -85,5 +90,45 @@ unsafe fn thaw_rest() {
     unsafe {
         huge::thaw();
         process::thaw();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// A fork on a loaded machine gave up, and its child waited for ever.
+    #[test]
+    fn who_holds_a_lock_and_does_not_run_is_waited_for() {
+        let held = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                assert!(huge::freeze());
+                held.wait();
+                std::thread::sleep(Duration::from_millis(300));
+                // SAFETY: frozen above.
+                unsafe { huge::thaw() };
+            });
+            held.wait();
+            assert!(freeze());
+            // SAFETY: frozen in the line before, with the same index.
+            unsafe {
+                ALLOCATOR.thaw(threads::index());
+                thaw_rest();
+            }
+        });
+        assert!(!process::patiently(|| false), "but not for ever");
+    }
+
+    #[test]
+    fn a_fork_that_went_on_without_leaves_another_ones_locks_alone() {
+        assert!(!is_over());
+        let other = process::me() + 1;
+        FROZEN_BY.store(other, Ordering::Relaxed);
+        assert!(!is_over());
+        assert_eq!(FROZEN_BY.swap(process::me(), Ordering::Relaxed), other);
+        assert!(is_over());
+        assert!(!is_over());
     }
 }

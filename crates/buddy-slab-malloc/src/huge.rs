@@ -5,12 +5,12 @@
 
 use core::cell::UnsafeCell;
 use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use buddy_slab_allocator::RawLock;
 
-use crate::PAGE_SIZE;
 use crate::lock::YieldingLock;
-use crate::sys;
+use crate::{PAGE_SIZE, process, sys};
 
 /// How many there can be at a time.
 const LIMIT: usize = 512;
@@ -34,16 +34,13 @@ unsafe impl Sync for Table {}
 
 static TABLE: Table = Table { lock: YieldingLock::NEW, mappings: UnsafeCell::new([None; LIMIT]) };
 
+/// Bytes in all of them, for whoever reads without the lock; changed with it held.
+static BYTES: AtomicUsize = AtomicUsize::new(0);
+
 impl Table {
     /// Works on the table; `None` if somebody has it for long: what a handler interrupted, perhaps.
     fn with<R>(&self, body: impl FnOnce(&mut [Option<Mapping>; LIMIT]) -> R) -> Option<R> {
-        let taken = (0..1 << 14).any(|_| {
-            let taken = self.lock.try_lock();
-            if !taken {
-                sys::yield_now();
-            }
-            taken
-        });
+        let taken = process::patiently(|| self.lock.try_lock());
         taken.then(|| {
             // SAFETY: the lock is held, and this is the only reference.
             let result = body(unsafe { &mut *self.mappings.get() });
@@ -64,7 +61,11 @@ pub(crate) fn allocate(size: usize, align: usize) -> Option<NonNull<u8>> {
     let mapping = Mapping { at, bytes, mapped_at, mapped_bytes };
     let kept = TABLE.with(|table| {
         let free = table.iter_mut().find(|place| place.is_none());
-        free.map(|place| *place = Some(mapping)).is_some()
+        let kept = free.map(|place| *place = Some(mapping)).is_some();
+        if kept {
+            BYTES.fetch_add(bytes, Ordering::Relaxed);
+        }
+        kept
     });
     if kept != Some(true) {
         // SAFETY: mapped above, and nobody knows of it.
@@ -86,7 +87,9 @@ pub(crate) fn usable_size(addr: usize) -> Option<usize> {
 pub(crate) fn release(addr: usize) -> bool {
     let taken = TABLE.with(|table| {
         let holds = |place: &&mut Option<Mapping>| place.is_some_and(|of| of.at.addr() == addr);
-        table.iter_mut().find(holds).and_then(Option::take)
+        let taken = table.iter_mut().find(holds).and_then(Option::take);
+        BYTES.fetch_sub(taken.map_or(0, |mapping| mapping.bytes), Ordering::Relaxed);
+        taken
     });
     let Some(mapping) = taken.flatten() else { return false };
     // SAFETY: out of the table, so this call's alone.
@@ -94,9 +97,9 @@ pub(crate) fn release(addr: usize) -> bool {
     true
 }
 
-/// Before a fork.
+/// Before a fork: nobody changes the table. `false` if somebody has it for seconds.
 pub(crate) fn freeze() -> bool {
-    TABLE.lock.try_lock()
+    process::patiently(|| TABLE.lock.try_lock())
 }
 
 /// # Safety
@@ -108,10 +111,7 @@ pub(crate) unsafe fn thaw() {
 
 /// Bytes in such allocations.
 pub(crate) fn bytes() -> usize {
-    let sum = |table: &mut [Option<Mapping>; LIMIT]| {
-        table.iter().flatten().map(|mapping| mapping.bytes).sum()
-    };
-    TABLE.with(sum).unwrap_or(0)
+    BYTES.load(Ordering::Relaxed)
 }
 
 /// Moves an allocation to a larger or smaller mapping; null if that fails, and it is as it was.

@@ -39,7 +39,9 @@ const SECTION_LIMIT: usize = PAGE_SIZE << 20;
 /// How often a thread asks again where others are in its way: for seconds, so that a fork of a large
 /// process has time to end. Refusing for want of time is worse than waiting.
 const PATIENCE: usize = 1 << 15;
-/// Of these, how often it only lets others run, and does not sleep.
+/// For how long, about, where the clock counts, not the times asked.
+const PATIENCE_MILLIS: u64 = 3000;
+/// How often it only lets others run, and does not sleep.
 const YIELDS: usize = 64;
 
 /// Starts the allocator, once; `false` if that has failed, or the caller interrupted it.
@@ -156,6 +158,26 @@ pub(crate) fn refused(layout: Layout) -> *mut u8 {
     ptr::null_mut()
 }
 
+/// Attempts it until it succeeds, or for some seconds: on a loaded machine whoever is in the way may
+/// not run for a long time, however often a processor is offered to it.
+pub(crate) fn patiently(mut attempt: impl FnMut() -> bool) -> bool {
+    let mut end = None;
+    for round in 0.. {
+        if attempt() {
+            return true;
+        }
+        // The clock is not read before the first yields were in vain.
+        if round >= YIELDS {
+            let now = sys::coarse_millis();
+            if now >= *end.get_or_insert(now + PATIENCE_MILLIS) {
+                break;
+            }
+        }
+        wait(round);
+    }
+    false
+}
+
 /// Lets others go on.
 fn wait(round: usize) {
     if round < YIELDS { sys::yield_now() } else { sys::nap() }
@@ -205,9 +227,10 @@ fn add_region(layout: Layout) -> bool {
     added.is_ok()
 }
 
-/// Before a fork: nobody adds a region.
+/// Before a fork: nobody adds a region. `false` if somebody is at it for seconds, or the caller
+/// interrupted itself at it.
 pub(crate) fn freeze() -> bool {
-    GROWING.try_lock()
+    GROWER.load(Ordering::Relaxed) != me() && patiently(|| GROWING.try_lock())
 }
 
 /// # Safety
@@ -218,7 +241,7 @@ pub(crate) unsafe fn thaw() {
 }
 
 /// A number for the calling thread, not 0.
-fn me() -> usize {
+pub(crate) fn me() -> usize {
     // SAFETY: no condition.
     unsafe { libc::pthread_self() as usize }
 }
