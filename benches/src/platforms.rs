@@ -1,16 +1,25 @@
 //! The host as the three kinds of platform: a CPU is a number that a thread gives itself.
 
 use std::cell::Cell;
+use std::ptr;
 
 use buddy_slab_allocator::{Access, OsImpl, Platform, SpinLock};
 
 /// How many CPUs every heap is told of: one more than any workload has threads at a time.
 pub const CPU_COUNT: usize = 8;
 
+/// How many allocators keep their heap's address in a word of the running CPU.
+const WORDS: usize = 4;
+
+/// The number of no word.
+pub const NO_WORD: usize = WORDS;
+
 thread_local! {
     static CPU: Cell<usize> = const { Cell::new(0) };
     /// What a kernel would keep in a per-CPU variable: how often preemption was forbidden.
     static PREEMPT_COUNT: Cell<isize> = const { Cell::new(0) };
+    /// Where the running CPU's heaps are, for allocators that keep that in a word of theirs.
+    static HEAPS: [Cell<*mut ()>; WORDS] = const { [const { Cell::new(ptr::null_mut()) }; WORDS] };
 }
 
 /// Makes the calling thread CPU number `cpu`. The main thread is CPU 0.
@@ -19,6 +28,7 @@ thread_local! {
 /// - No other thread that is still to call an allocator has that number.
 pub unsafe fn become_cpu(cpu: usize) {
     CPU.set(cpu);
+    HEAPS.with(|heaps| heaps.iter().for_each(|heap| heap.set(ptr::null_mut())));
 }
 
 /// The number of the calling thread.
@@ -38,15 +48,19 @@ fn add_to_preempt_count(change: isize) {
 }
 
 /// *Pinned*: counts in and out of sections without preemption, as a kernel does.
-pub struct Pinned;
+/// One allocator can have the word of that number.
+pub struct Pinned<const WORD: usize = NO_WORD>;
 
 // SAFETY:
 // - an index is used by one thread at a time (condition of `become_cpu`); no handler runs;
-// - nothing here unwinds or allocates: both thread-locals are constant and need no destructor.
-unsafe impl Platform for Pinned {
+// - nothing here unwinds or allocates: the thread-locals are constant and need no destructor;
+// - a word is a thread's, empty when that becomes another CPU, and of one allocator: each names its
+//   own, or none.
+unsafe impl<const WORD: usize> Platform for Pinned<WORD> {
     type Lock = SpinLock;
     type Pin = ();
     const ACCESS: Access = Access::Exclusive;
+    const KEEPS_HEAP: bool = WORD < WORDS;
 
     #[inline(always)]
     fn pin(&self) -> ((), Option<usize>) {
@@ -58,16 +72,27 @@ unsafe impl Platform for Pinned {
     fn unpin(&self, (): ()) {
         add_to_preempt_count(-1);
     }
+
+    #[inline(always)]
+    fn heap(&self) -> *mut () {
+        HEAPS.with(|heaps| heaps[WORD].get())
+    }
+
+    fn set_heap(&self, heap: *mut ()) {
+        HEAPS.with(|heaps| heaps[WORD].set(heap));
+    }
 }
 
 /// *Thread*: the index belongs to the thread, so that there is nothing to forbid.
-pub struct Thread;
+/// One allocator can have the word of that number.
+pub struct Thread<const WORD: usize = NO_WORD>;
 
 // SAFETY: as for `Pinned`.
-unsafe impl Platform for Thread {
+unsafe impl<const WORD: usize> Platform for Thread<WORD> {
     type Lock = SpinLock;
     type Pin = ();
     const ACCESS: Access = Access::Exclusive;
+    const KEEPS_HEAP: bool = WORD < WORDS;
 
     #[inline(always)]
     fn pin(&self) -> ((), Option<usize>) {
@@ -76,6 +101,15 @@ unsafe impl Platform for Thread {
 
     #[inline(always)]
     fn unpin(&self, (): ()) {}
+
+    #[inline(always)]
+    fn heap(&self) -> *mut () {
+        HEAPS.with(|heaps| heaps[WORD].get())
+    }
+
+    fn set_heap(&self, heap: *mut ()) {
+        HEAPS.with(|heaps| heaps[WORD].set(heap));
+    }
 }
 
 /// *Locked*, through the published interface; physical addresses equal virtual ones.

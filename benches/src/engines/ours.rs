@@ -51,7 +51,7 @@ macro_rules! engine {
 engine!(
     /// Ours, *pinned*.
     OursPinned,
-    PINNED: GlobalAllocator<0x1000, Pinned> = GlobalAllocator::with_platform(Pinned),
+    PINNED: GlobalAllocator<0x1000, Pinned<0>> = GlobalAllocator::with_platform(Pinned),
     |region| PINNED.init_raw(region.as_mut_ptr(), region.len(), CPU_COUNT),
     fn leave_thread() {
         PINNED.cpu_offline(current_cpu()).expect("the caller's own CPU");
@@ -64,7 +64,7 @@ engine!(
 engine!(
     /// Ours, *thread*.
     OursThread,
-    THREAD: GlobalAllocator<0x1000, Thread> = GlobalAllocator::with_platform(Thread),
+    THREAD: GlobalAllocator<0x1000, Thread<1>> = GlobalAllocator::with_platform(Thread),
     |region| THREAD.init_raw(region.as_mut_ptr(), region.len(), CPU_COUNT),
     fn leave_thread() {
         THREAD.cpu_offline(current_cpu()).expect("the caller's own CPU");

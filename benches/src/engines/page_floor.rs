@@ -11,6 +11,9 @@ use buddy_slab_allocator::Platform;
 use super::pages::Pages;
 use crate::platforms::{CPU_COUNT, Pinned};
 
+/// What pins.
+const PLATFORM: Pinned = Pinned;
+
 /// Orders that there are stacks for.
 const ORDERS: usize = 10;
 /// Blocks of each order that a CPU has.
@@ -57,7 +60,7 @@ impl Heap {
     /// Runs `f` on this CPU's stack of an order.
     #[inline(always)]
     fn with<R>(order: usize, f: impl FnOnce(&Stack) -> Option<R>) -> Option<R> {
-        let ((), cpu) = Pinned.pin();
+        let ((), cpu) = PLATFORM.pin();
         let heap = HEAPS.get().and_then(|heaps| heaps.get(cpu?));
         let result = heap.filter(|heap| !heap.inside.load(Ordering::Relaxed)).and_then(|heap| {
             heap.inside.store(true, Ordering::Relaxed);
@@ -67,7 +70,7 @@ impl Heap {
             heap.inside.store(false, Ordering::Relaxed);
             result
         });
-        Pinned.unpin(());
+        PLATFORM.unpin(());
         result
     }
 }

@@ -114,14 +114,14 @@ macro_rules! by_handle {
     };
 }
 
-by_address!(PinnedAddress, PINNED: GlobalAllocator<PAGE_BYTES, Pinned> =
+by_address!(PinnedAddress, PINNED: GlobalAllocator<PAGE_BYTES, Pinned<2>> =
     GlobalAllocator::with_platform(Pinned),
     |region| PINNED.init_raw(region.as_mut_ptr(), region.len(), CPU_COUNT));
-by_handle!(PinnedBlock, PinnedAddress, PINNED, Pinned);
-by_address!(ThreadAddress, THREAD: GlobalAllocator<PAGE_BYTES, Thread> =
+by_handle!(PinnedBlock, PinnedAddress, PINNED, Pinned<2>);
+by_address!(ThreadAddress, THREAD: GlobalAllocator<PAGE_BYTES, Thread<3>> =
     GlobalAllocator::with_platform(Thread),
     |region| THREAD.init_raw(region.as_mut_ptr(), region.len(), CPU_COUNT));
-by_handle!(ThreadBlock, ThreadAddress, THREAD, Thread);
+by_handle!(ThreadBlock, ThreadAddress, THREAD, Thread<3>);
 by_address!(LockedAddress, LOCKED: GlobalAllocator = GlobalAllocator::new(),
     |region| LOCKED.init(region, CPU_COUNT, &HOST));
 by_address!(OldAddress, OLD: predecessor::GlobalAllocator = predecessor::GlobalAllocator::new(),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use buddy_slab_allocator::GlobalAllocator;
 use testkit::Reservation;
 
-use crate::platforms::{HOST, Pinned};
+use crate::platforms::{HOST, NO_WORD, Pinned};
 use crate::stats::median;
 use crate::table;
 
@@ -26,7 +26,7 @@ pub fn print() {
             unsafe { heap.init(region, 1, &HOST) }.expect("init");
         }));
         rows.push(row("ours, pinned, not known", size_bytes, |region| {
-            let heap = Box::new(GlobalAllocator::<0x1000, _>::with_platform(Pinned));
+            let heap = Box::new(GlobalAllocator::<0x1000, _>::with_platform(Pinned::<NO_WORD>));
             // SAFETY: as above.
             unsafe { heap.init_raw(region.as_mut_ptr(), region.len(), 1) }.expect("init");
         }));

@@ -7,7 +7,7 @@ mod common;
 use std::alloc::Layout;
 use std::cell::Cell;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use buddy_slab_allocator::{
@@ -27,12 +27,17 @@ thread_local! {
 /// count is above zero. A CPU runs one thread at a time.
 struct Preemptible<const CPUS: usize> {
     busy: [AtomicBool; CPUS],
+    heaps: [AtomicPtr<()>; CPUS],
     next: AtomicUsize,
 }
 
 impl<const CPUS: usize> Preemptible<CPUS> {
     const fn new() -> Self {
-        Self { busy: [const { AtomicBool::new(false) }; CPUS], next: AtomicUsize::new(0) }
+        Self {
+            busy: [const { AtomicBool::new(false) }; CPUS],
+            heaps: [const { AtomicPtr::new(std::ptr::null_mut()) }; CPUS],
+            next: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -42,6 +47,15 @@ unsafe impl<const CPUS: usize> Platform for Preemptible<CPUS> {
     type Lock = SpinLock;
     type Pin = ();
     const ACCESS: Access = Access::Exclusive;
+    const KEEPS_HEAP: bool = true;
+
+    fn heap(&self) -> *mut () {
+        self.heaps[HERE.get()].load(Ordering::Relaxed)
+    }
+
+    fn set_heap(&self, heap: *mut ()) {
+        self.heaps[HERE.get()].store(heap, Ordering::Relaxed);
+    }
 
     fn pin(&self) -> ((), Option<usize>) {
         let depth = DEPTH.replace(DEPTH.get() + 1);

@@ -25,6 +25,14 @@ fn or_fail(object: *mut u8) -> *mut c_void {
 /// `void *malloc(size_t size)`
 #[unsafe(no_mangle)]
 pub extern "C" fn malloc(size: usize) -> *mut c_void {
+    let object = heap::allocate_at_hand(size, ALIGN);
+    if object.is_null() { malloc_slow(size) } else { object.cast() }
+}
+
+/// The rest of `malloc`, on its own so that the fast path has nothing to keep.
+#[cold]
+#[inline(never)]
+fn malloc_slow(size: usize) -> *mut c_void {
     or_fail(heap::allocate(size, ALIGN))
 }
 

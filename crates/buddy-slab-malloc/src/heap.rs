@@ -30,6 +30,18 @@ pub fn allocate(size: usize, align: usize) -> *mut u8 {
     }
 }
 
+/// The fast path of [`allocate`]: null if that has to do more. `size` is not checked against
+/// `isize::MAX`, above which this is always null.
+///
+/// # Panics
+/// Never.
+#[inline(always)]
+pub fn allocate_at_hand(size: usize, align: usize) -> *mut u8 {
+    let object = Layout::from_size_align(size, align).ok();
+    let object = object.and_then(|layout| ALLOCATOR.alloc_at_hand(layout));
+    object.map_or(ptr::null_mut(), NonNull::as_ptr)
+}
+
 /// [`allocate`], and every byte is zero.
 #[inline]
 pub fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {

@@ -5,7 +5,7 @@
 //! or because it is ending) is served by the allocator's shared heaps.
 //!
 //! # Protocol
-//! The thread's word (`tls`) is 0 when it begins, [`NONE`] where there is no index and none will
+//! The thread's word for it (`tls`) is 0 when it begins, [`NONE`] where there is no index and none will
 //! come, and the index plus one otherwise. It goes `0 → NONE → index → NONE`. The step through
 //! `NONE` comes first, so that whatever the registration allocates is served without an index and
 //! does not come back here; a signal handler that allocates meanwhile is served the same way.
@@ -43,6 +43,7 @@ pub(crate) struct Threads;
 //   only after the heap was parked and the word changed; a signal handler runs on the thread that
 //   it interrupted, reads the same word and ends before that goes on;
 // - there is no context slot: the gate of a heap that is the thread's alone recognises a handler;
+// - where its heap is a thread forgets before it gives its index back; there is one allocator;
 // - nothing here unwinds, and nothing calls the allocator but `chores`: registration allocates, if
 //   at all, while the word says that there is no index and with no heap entered;
 // - `barrier` says `true` only if the system did what was asked.
@@ -51,6 +52,7 @@ unsafe impl Platform for Threads {
     type Pin = ();
     const ACCESS: Access = Access::Exclusive;
     const CLAIMS: bool = true;
+    const KEEPS_HEAP: bool = true;
     const SHARED_HEAPS: usize = 4;
     /// A thread without an index asks again by itself (`process::refused`); a handler in one that
     /// is just getting its index must not wait long for what it interrupted.
@@ -58,9 +60,22 @@ unsafe impl Platform for Threads {
 
     #[inline(always)]
     fn pin(&self) -> ((), Option<usize>) {
-        let word = tls::get();
-        let word = if word == 0 { register() } else { word };
-        ((), Some(word.wrapping_sub(1)))
+        // Nobody looks at it where the heap is known.
+        ((), Some(tls::get().wrapping_sub(1)))
+    }
+
+    #[inline(always)]
+    fn heap(&self) -> *mut () {
+        let heap = tls::heap();
+        // It has its index at the next attempt, which follows.
+        if heap.is_null() && tls::get() == 0 {
+            register();
+        }
+        heap
+    }
+
+    fn set_heap(&self, heap: *mut ()) {
+        tls::set_heap(heap);
     }
 
     #[inline(always)]
@@ -101,10 +116,10 @@ pub(crate) fn forget_others() {
     POOL.keep(index());
 }
 
-/// Gives the running thread an index, if one is left; returns its word.
+/// Gives the running thread an index, if one is left.
 #[cold]
 #[inline(never)]
-fn register() -> usize {
+fn register() {
     tls::set(NONE);
     if process::start()
         && let Some(index) = POOL.take()
@@ -115,7 +130,6 @@ fn register() -> usize {
             POOL.give_back(index);
         }
     }
-    tls::get()
 }
 
 /// Has `thread_ends` called when this thread does. (The first thread's end is the process's.)
@@ -154,8 +168,10 @@ unsafe extern "C" fn thread_ends(round: *mut libc::c_void) {
     if let Some(index) = index() {
         // In this order: only the thread itself may park its heap, and the next owner of the index
         // may come as soon as it is back.
+        // A handler that comes between finds the heap parked, and no index to enter it with again.
         process::thread_ends(index);
         tls::set(NONE);
+        tls::set_heap(core::ptr::null_mut());
         POOL.give_back(index);
     }
 }

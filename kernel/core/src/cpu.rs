@@ -45,6 +45,8 @@ pub struct CpuLocal {
     pub refused: AtomicUsize,
     /// State of the handlers' random numbers.
     pub seed: AtomicU64,
+    /// The heap's own word: where what it keeps for this CPU is.
+    pub heap: AtomicPtr<()>,
 }
 
 impl CpuLocal {
@@ -68,6 +70,7 @@ impl CpuLocal {
             nmi_work: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
             seed: AtomicU64::new(0x9E37_79B9_7F4A_7C15),
+            heap: AtomicPtr::new(ptr::null_mut()),
         }
     }
 

@@ -56,6 +56,7 @@ impl<A> Default for KernelPlatform<A> {
 // - the slot is the running thread's: it runs on one CPU at a time, and a handler finds the thread
 //   that it interrupted;
 // - a handler reads the same CPU register as what it interrupted;
+// - the heap's word is the CPU's, whose index never changes again; this kernel has one heap;
 // - nothing here unwinds (panics end the run) or calls the allocator, but `drain_cpus`.
 unsafe impl<A: Arch> Platform for KernelPlatform<A> {
     #[cfg(not(feature = "lock-plain"))]
@@ -68,6 +69,17 @@ unsafe impl<A: Arch> Platform for KernelPlatform<A> {
 
     const ACCESS: Access =
         if cfg!(feature = "locked") { Access::Locked } else { Access::Exclusive };
+
+    const KEEPS_HEAP: bool = !cfg!(feature = "locked");
+
+    #[inline(always)]
+    fn heap(&self) -> *mut () {
+        A::local().heap.load(Ordering::Relaxed)
+    }
+
+    fn set_heap(&self, heap: *mut ()) {
+        A::local().heap.store(heap, Ordering::Relaxed);
+    }
 
     #[inline(always)]
     fn pin(&self) -> (bool, Option<usize>) {

@@ -5,9 +5,9 @@ use core::hint::cold_path;
 use core::ptr::NonNull;
 
 use super::GlobalAllocator;
-use super::session::{Own, Session};
+use super::session::{Held, Session};
 use crate::buddy::PageMark;
-use crate::percpu::{self, FaultLog, Heap, HeapTable, RemoteObject};
+use crate::percpu::{self, FaultLog, HeapTable, RemoteObject};
 use crate::platform::Platform;
 use crate::slab::{self, ClassTable, Group, GroupFree, ObjectIndex, SizeClass, Slab, SlabLabel};
 use crate::units::Misuse;
@@ -35,13 +35,6 @@ impl Found {
     }
 }
 
-/// What the caller of a free says about it.
-#[derive(Clone, Copy)]
-struct Expected {
-    class: SizeClass,
-    size: usize,
-}
-
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// Frees what [`alloc`](Self::alloc) or [`realloc`](Self::realloc) returned. Never fails and
     /// never waits for another CPU's heap.
@@ -62,18 +55,15 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         // Folds where the layout is known when compiling.
         let class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
         let Some(class) = class else { return self.dealloc_large(ptr, Some(layout.size())) };
-        if let Some(mut own) = self.enter_fast_or_leave() {
-            let mut freed = own.local().free_in_run(Some(class), ptr.addr().get());
-            if freed == GroupFree::Refused {
-                freed = self.free_listed(own.heap(), ptr, class);
-            }
-            // SAFETY: just said so; still in that heap.
-            if unsafe { self.is_finished(own, ptr, freed) } {
-                return;
-            }
+        let Some(mut own) = self.enter_fast_or_leave() else {
+            // SAFETY: the condition.
+            return unsafe { self.dealloc_slow(ptr, Some(class)) };
+        };
+        match own.local().free_in_run(Some(class), ptr.addr().get()) {
+            GroupFree::Done => {}
+            GroupFree::Refused => self.free_listed(own.into_held(), ptr, class),
+            GroupFree::Idle => self.settle_run(own.into_held()),
         }
-        // SAFETY: the condition.
-        unsafe { self.dealloc_slow(ptr, Some(Expected { class, size: layout.size() })) }
     }
 
     /// [`dealloc`](Self::dealloc) for callers that do not know the layout, such as C's `free`.
@@ -82,37 +72,15 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// - As for [`dealloc`](Self::dealloc), but for the layout.
     #[inline(always)]
     pub unsafe fn dealloc_unsized(&self, ptr: NonNull<u8>) {
-        if let Some(mut own) = self.enter_fast_or_leave() {
-            let mut freed = own.local().free_in_run(None, ptr.addr().get());
-            if freed == GroupFree::Refused {
-                freed = self.free_unsized(own.heap(), ptr);
-            }
-            // SAFETY: just said so; still in that heap.
-            if unsafe { self.is_finished(own, ptr, freed) } {
-                return;
-            }
-        }
-        // SAFETY: the condition.
-        unsafe { self.dealloc_slow(ptr, None) }
-    }
-
-    /// Leaves the heap after an attempt at the fast path; `false` if that changed nothing.
-    ///
-    /// # Safety
-    /// - `freed` is what became of the free of `ptr` just now, in the heap of `own`.
-    #[inline(always)]
-    unsafe fn is_finished(
-        &self,
-        own: Own<'_, PAGE_SIZE, P>,
-        ptr: NonNull<u8>,
-        freed: GroupFree,
-    ) -> bool {
-        if freed == GroupFree::Emptied {
+        let Some(mut own) = self.enter_fast_or_leave() else {
             // SAFETY: the condition.
-            unsafe { self.finish_emptied(own.into_session(), ptr) };
-            return true;
+            return unsafe { self.dealloc_slow(ptr, None) };
+        };
+        match own.local().free_in_run(None, ptr.addr().get()) {
+            GroupFree::Done => {}
+            GroupFree::Refused => self.free_unsized(own.into_held(), ptr),
+            GroupFree::Idle => self.settle_run(own.into_held()),
         }
-        freed == GroupFree::Done
     }
 
     /// The slab that holds `ptr`, by the metadata of its page: never by what lies near it.
@@ -151,111 +119,145 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         Ok(Found { label, groups, index })
     }
 
-    /// Frees the object of `class` that the metadata of `ptr`'s page names, if that is all there is
-    /// to do: into its slab, or, if that is another heap's, into the remote batch. In the largest
-    /// section it calls nothing but its own end, so that nothing has to be saved for later.
-    ///
-    /// `heap` is the one that the caller has entered.
+    /// Frees the object of `class` that the metadata of `ptr`'s page names, and leaves the heap: the
+    /// rest of [`dealloc`](Self::dealloc) where it is no run's. In the largest section, and for an
+    /// object of that heap, it calls nothing but its own end, so that nothing has to be saved.
     #[inline(never)]
-    fn free_listed(
-        &self,
-        heap: &Heap<PAGE_SIZE, P::Lock>,
-        ptr: NonNull<u8>,
-        class: SizeClass,
-    ) -> GroupFree {
+    fn free_listed(&self, held: Held<'_, PAGE_SIZE, P>, ptr: NonNull<u8>, class: SizeClass) {
         match self.core.slab_at_fast(ptr.addr().get()) {
-            Some(mark) => self.free_marked(heap, ptr, class, mark),
-            None => self.free_elsewhere(heap, ptr, Some(class)),
+            Some(mark) => self.free_marked(held, ptr, class, mark, Some(class)),
+            None => self.free_elsewhere(held, ptr, Some(class)),
         }
     }
 
     /// [`free_listed`](Self::free_listed) of an object whose class only the metadata knows.
     #[inline(never)]
-    fn free_unsized(&self, heap: &Heap<PAGE_SIZE, P::Lock>, ptr: NonNull<u8>) -> GroupFree {
+    fn free_unsized(&self, held: Held<'_, PAGE_SIZE, P>, ptr: NonNull<u8>) {
         match self.core.slab_at_fast(ptr.addr().get()) {
             Some(mark) => {
                 // SAFETY: slabs are marked with labels.
                 let class = unsafe { SlabLabel::from_raw(mark.label) }.class();
-                self.free_marked(heap, ptr, class, mark)
+                self.free_marked(held, ptr, class, mark, None);
             }
-            None => self.free_elsewhere(heap, ptr, None),
-        }
-    }
-
-    /// The same in any section.
-    #[inline(never)]
-    fn free_elsewhere(
-        &self,
-        heap: &Heap<PAGE_SIZE, P::Lock>,
-        ptr: NonNull<u8>,
-        expected: Option<SizeClass>,
-    ) -> GroupFree {
-        match self.core.slab_at(ptr.addr().get()) {
-            Some(mark) => self.free_foreign(heap, ptr, expected, mark),
-            None => GroupFree::Refused,
+            None => self.free_elsewhere(held, ptr, None),
         }
     }
 
     #[inline(always)]
     fn free_marked(
         &self,
-        heap: &Heap<PAGE_SIZE, P::Lock>,
+        held: Held<'_, PAGE_SIZE, P>,
         ptr: NonNull<u8>,
         class: SizeClass,
         mark: PageMark,
-    ) -> GroupFree {
+        expected: Option<SizeClass>,
+    ) {
+        let heap = held.heap();
         // SAFETY: slabs are marked with labels.
         let label = unsafe { SlabLabel::from_raw(mark.label) };
         let page = label.page_behind(heap.label().with_class(class));
         let Some(page) = page.filter(|_| !ClassTable::<PAGE_SIZE>::IS_CAPPED) else {
-            return self.free_foreign(heap, ptr, Some(class), mark);
+            return self.free_foreign(held, ptr, expected, mark);
         };
         let Some(index) = slab::object_in(class, page, ptr.addr().get(), PAGE_SIZE) else {
             cold_path();
-            return GroupFree::Refused;
+            return self.free_refused(held, ptr, expected);
         };
-        // SAFETY: the caller has entered the heap, whose slab this is, of this class; there is a
-        // group for every address in a slab's pages.
+        let mut own = held.into_own(self);
+        // SAFETY: the heap's slab, of this class; there is a group for every address in a slab's
+        // pages, and what was just said of it is passed on.
         unsafe {
             let group = mark.descriptor.cast::<Group>().add(index.group());
-            heap.local().free(class, group, index)
+            match own.local().free(class, group, index) {
+                GroupFree::Done => {}
+                GroupFree::Refused => self.free_refused(own.into_held(), ptr, expected),
+                GroupFree::Idle => self.settle_idle(own.into_held(), group),
+            }
         }
     }
 
-    /// [`free_marked`](Self::free_marked) of what may be another heap's, or no object of the
-    /// class at all.
+    /// The same of what may be in any section.
+    #[inline(never)]
+    fn free_elsewhere(
+        &self,
+        held: Held<'_, PAGE_SIZE, P>,
+        ptr: NonNull<u8>,
+        expected: Option<SizeClass>,
+    ) {
+        match self.core.slab_at(ptr.addr().get()) {
+            Some(mark) => self.free_foreign(held, ptr, expected, mark),
+            None => self.free_refused(held, ptr, expected),
+        }
+    }
+
+    /// The same of what may be another heap's, or no object of the class at all.
     #[inline(never)]
     fn free_foreign(
         &self,
-        heap: &Heap<PAGE_SIZE, P::Lock>,
+        held: Held<'_, PAGE_SIZE, P>,
         ptr: NonNull<u8>,
         expected: Option<SizeClass>,
         mark: PageMark,
-    ) -> GroupFree {
+    ) {
         let addr = ptr.addr().get();
-        let Ok(found) = Self::locate(addr, mark, expected) else { return GroupFree::Refused };
-        // SAFETY: the caller has entered the heap.
-        let local = unsafe { heap.local() };
-        if found.label.owner() == heap.id() {
+        let Ok(found) = Self::locate(addr, mark, expected) else {
+            return self.free_refused(held, ptr, expected);
+        };
+        let mut own = held.into_own(self);
+        let class = found.label.class();
+        let freed = if found.label.owner() == own.heap().id() {
             // SAFETY: this heap's slab, of this class, in which the group exists.
-            unsafe { local.free(found.label.class(), found.group(), found.index) }
+            unsafe { own.local().free(class, found.group(), found.index) }
         } else {
-            local.free_remote(found.label.class(), found.remote(addr))
+            own.local().free_remote(class, found.remote(addr))
+        };
+        match freed {
+            GroupFree::Done => {}
+            GroupFree::Refused => self.free_refused(own.into_held(), ptr, expected),
+            // SAFETY: this heap's, as it just said.
+            GroupFree::Idle => unsafe { self.settle_idle(own.into_held(), found.group()) },
         }
     }
 
-    /// The rest of a free that emptied the group of the object that was at `ptr`.
-    ///
-    /// # Safety
-    /// - The free was just made, in the session's heap, which was not left since.
+    /// Leaves the heap, in which the object could not be freed just like that, and begins anew.
     #[cold]
     #[inline(never)]
-    unsafe fn finish_emptied(&self, session: Session<'_, PAGE_SIZE, P>, ptr: NonNull<u8>) {
-        let addr = ptr.addr().get();
-        let found = self.core.slab_at(addr).map(|mark| Self::locate(addr, mark, None));
-        if let Some(Ok(found)) = found {
-            // SAFETY: this heap's slab, which nobody else releases, in the hold that emptied it.
-            unsafe { self.dealloc_with(Some(session), &found, addr, GroupFree::Emptied) };
+    fn free_refused(
+        &self,
+        held: Held<'_, PAGE_SIZE, P>,
+        ptr: NonNull<u8>,
+        expected: Option<SizeClass>,
+    ) {
+        drop(held.into_own(self));
+        // SAFETY: whoever frees passes on what `dealloc` asks for.
+        unsafe { self.dealloc_slow(ptr, expected) }
+    }
+
+    /// The rest of a free after which nothing of the object's group is in use: leaves the heap when it
+    /// was seen to that no more than one empty slab of the class is kept.
+    ///
+    /// # Safety
+    /// - `group` is one of the heap's.
+    #[cold]
+    #[inline(never)]
+    unsafe fn settle_idle(&self, held: Held<'_, PAGE_SIZE, P>, group: NonNull<Group>) {
+        let mut session = held.into_own(self).into_session();
+        let (local, env) = session.parts();
+        // SAFETY: this heap's slab (condition).
+        unsafe { local.group_idle(Slab::of_group(group), &env) };
+        let faults = local.faults.take();
+        drop(session);
+        self.report_all(&faults);
+    }
+
+    /// [`settle_idle`](Self::settle_idle) of the group that frees go to one after another.
+    #[cold]
+    #[inline(never)]
+    fn settle_run(&self, held: Held<'_, PAGE_SIZE, P>) {
+        let mut own = held.into_own(self);
+        if let Some(group) = own.local().run_group() {
+            // SAFETY: the heap's.
+            unsafe { self.settle_idle(own.into_held(), group) }
         }
     }
 
@@ -266,28 +268,27 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// - As for [`dealloc`](Self::dealloc).
     #[cold]
     #[inline(never)]
-    unsafe fn dealloc_slow(&self, ptr: NonNull<u8>, expected: Option<Expected>) {
+    unsafe fn dealloc_slow(&self, ptr: NonNull<u8>, expected: Option<SizeClass>) {
         let addr = ptr.addr().get();
         let Some(mark) = self.core.slab_at(addr) else {
             // Pages, or a mistake.
-            return self.dealloc_large(ptr, expected.map(|expected| expected.size));
+            return self.dealloc_large(ptr, expected.map(SizeClass::size));
         };
-        match Self::locate(addr, mark, expected.map(|expected| expected.class)) {
+        match Self::locate(addr, mark, expected) {
             Ok(found) => {
                 let session = self.enter_own();
                 // SAFETY: alive (condition); named by the metadata of its page.
-                unsafe { self.dealloc_with(session, &found, addr, GroupFree::Refused) }
+                unsafe { self.dealloc_with(session, &found, addr) }
             }
             Err(kind) => self.report(addr, kind),
         }
     }
 
-    /// A free off the fast path: of an object of another heap's slab, which goes into the batch;
-    /// one that changes where its slab belongs (`freed` says what was done already); by a context
-    /// whose heap took longer to enter; or by one that has none.
+    /// A free off the fast path: of an object of another heap's slab, which goes into the batch; by
+    /// a context whose heap took longer to enter; or by one that has none.
     ///
     /// # Safety
-    /// - The slab of `found` is alive; `freed` is what became of the free so far.
+    /// - The slab of `found` is alive.
     #[cold]
     #[inline(never)]
     unsafe fn dealloc_with(
@@ -295,7 +296,6 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         session: Option<Session<'_, PAGE_SIZE, P>>,
         found: &Found,
         addr: usize,
-        freed: GroupFree,
     ) {
         // SAFETY: alive (condition); its groups are named by the metadata of its page.
         let slab = unsafe { Slab::of_group(found.groups) };
@@ -309,10 +309,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         // SAFETY: alive; a slab never changes its owner, whose words only that heap's holder uses.
         let outcome = unsafe {
             if found.label.owner() == heap.id() {
-                let freed = match freed {
-                    GroupFree::Emptied => freed,
-                    _ => local.free(class, group, index),
-                };
+                let freed = local.free(class, group, index);
                 local.finish_free(group, index, freed, &env)
             } else if HeapTable::is_shared(heap) {
                 let (number, mask) = (index.group(), index.mask());

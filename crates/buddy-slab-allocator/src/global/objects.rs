@@ -51,14 +51,30 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         Ok(object)
     }
 
+    /// What [`alloc`](Self::alloc) tries first: an object that this CPU has at hand. `None` if it takes
+    /// more (a refill, whole pages, a heap that is in use), and for every layout that no size class
+    /// serves. For callers whose own way on after `None` ends in [`alloc`](Self::alloc), so that
+    /// nothing of the way back has to be kept over the call.
+    ///
+    /// # Complexity
+    /// O(1). Takes no lock when *pinned* or *thread*; this CPU's when *locked*.
+    #[inline(always)]
+    pub fn alloc_at_hand(&self, layout: Layout) -> Option<NonNull<u8>> {
+        let class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE)?;
+        self.object_at_hand(class)
+    }
+
+    #[inline(always)]
+    fn object_at_hand(&self, class: SizeClass) -> Option<NonNull<u8>> {
+        self.enter_fast_or_leave()?.local().alloc(class)
+    }
+
     #[inline(always)]
     pub(super) fn alloc_object(&self, class: SizeClass) -> Option<NonNull<u8>> {
-        if let Some(mut own) = self.enter_fast_or_leave()
-            && let Some(object) = own.local().alloc(class)
-        {
-            return Some(object);
+        match self.object_at_hand(class) {
+            Some(object) => Some(object),
+            None => self.alloc_object_slow(class),
         }
-        self.alloc_object_slow(class)
     }
 
     /// Why there is no heap to be had.

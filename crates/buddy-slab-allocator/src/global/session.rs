@@ -68,6 +68,14 @@ impl<'a, const PAGE_SIZE: usize, P: Platform> Own<'a, PAGE_SIZE, P> {
         }
     }
 
+    /// The same hold, to be passed on in registers.
+    #[inline(always)]
+    pub(crate) fn into_held(self) -> Held<'a, PAGE_SIZE, P> {
+        let own = ManuallyDrop::new(self);
+        // SAFETY: taken out of what is not dropped.
+        Held { heap: own.heap, pin: unsafe { core::ptr::read(&own.pin) } }
+    }
+
     /// The same hold, for what takes longer.
     #[inline]
     pub(crate) fn into_session(self) -> Session<'a, PAGE_SIZE, P> {
@@ -79,6 +87,35 @@ impl<'a, const PAGE_SIZE: usize, P: Platform> Own<'a, PAGE_SIZE, P> {
         // SAFETY: taken out of what is not dropped.
         let pin = unsafe { core::ptr::read(&*own.pin) };
         own.allocator.session(own.heap, pin, own.slot, hold, own.wait())
+    }
+}
+
+/// An [`Own`] without what can be had again: the allocator, and the context's slot. It has to become
+/// one again for the heap to be left.
+#[must_use = "the heap stays entered"]
+pub(crate) struct Held<'a, const PAGE_SIZE: usize, P: Platform> {
+    heap: &'a Heap<PAGE_SIZE, P::Lock>,
+    pin: ManuallyDrop<P::Pin>,
+}
+
+impl<'a, const PAGE_SIZE: usize, P: Platform> Held<'a, PAGE_SIZE, P> {
+    #[inline(always)]
+    pub(crate) fn heap(&self) -> &'a Heap<PAGE_SIZE, P::Lock> {
+        self.heap
+    }
+
+    /// The hold whole again. `allocator` is the one whose heap it is.
+    #[inline(always)]
+    pub(crate) fn into_own(
+        self,
+        allocator: &'a GlobalAllocator<PAGE_SIZE, P>,
+    ) -> Own<'a, PAGE_SIZE, P> {
+        // The running context is the one that entered, and so is its slot.
+        let slot = match P::ACCESS {
+            Access::Exclusive => None,
+            Access::Locked => allocator.platform.context(),
+        };
+        Own { allocator, heap: self.heap, pin: self.pin, slot }
     }
 }
 
@@ -116,7 +153,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     #[inline(always)]
     pub(crate) fn enter_fast(&self) -> Result<Own<'_, PAGE_SIZE, P>, (P::Pin, Option<usize>)> {
         let (pin, cpu) = self.platform.pin();
-        let Some(heap) = cpu.and_then(|cpu| self.heaps.cpu(cpu)) else { return Err((pin, cpu)) };
+        let Some(heap) = self.heap_at_hand(cpu) else { return Err((pin, cpu)) };
         let mut slot = None;
         let entered = match P::ACCESS {
             Access::Exclusive => heap.gate.enter(P::CLAIMS),
@@ -130,6 +167,20 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         }
         Ok(Own { allocator: self, heap, pin: ManuallyDrop::new(pin), slot })
     }
+
+    /// The heap of CPU `cpu`, the running one: by its word, if the platform has one for it.
+    #[inline(always)]
+    fn heap_at_hand(&self, cpu: Option<usize>) -> Option<&Heap<PAGE_SIZE, P::Lock>> {
+        if Self::KEEPS_HEAP {
+            // SAFETY: the address of a heap of this allocator, kept by `enter_gate_slow`, or null (contract of
+            // `Platform`); heaps stay for as long as the allocator.
+            return unsafe { self.platform.heap().cast::<Heap<PAGE_SIZE, P::Lock>>().as_ref() };
+        }
+        cpu.and_then(|cpu| self.heaps.cpu(cpu))
+    }
+
+    /// Whether CPUs have a word for the address of their heap.
+    const KEEPS_HEAP: bool = P::KEEPS_HEAP && matches!(P::ACCESS, Access::Exclusive);
 
     /// Takes a heap's lock at once, or takes the announcement back.
     #[inline(always)]
@@ -209,6 +260,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ) -> Option<Session<'_, PAGE_SIZE, P>> {
         let wait = match cpu.and_then(|cpu| self.heaps.cpu(cpu)) {
             Some(heap) if heap.gate.enter_slow(P::CLAIMS, || self.platform.relax()) => {
+                if Self::KEEPS_HEAP {
+                    self.platform.set_heap(core::ptr::from_ref(heap).cast_mut().cast());
+                }
                 return Some(self.session(heap, pin, None, Hold::Gate, Wait::Spin));
             }
             Some(_) => Wait::Try,

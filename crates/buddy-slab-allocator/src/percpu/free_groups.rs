@@ -20,7 +20,7 @@
 
 use core::ptr::NonNull;
 
-use crate::slab::{Group, GroupFree, Slab};
+use crate::slab::{Group, Slab};
 
 /// The state of no other slab than the one that `warm` names.
 pub(super) const WARM: u8 = 1;
@@ -50,27 +50,6 @@ impl FreeGroups {
                 return Some((object, Some(first)));
             }
             Some((object, None))
-        }
-    }
-
-    /// What is to be done after a free: nothing, unless it left a group idle that is not the first.
-    /// `in_run` says whether frees come in a run.
-    ///
-    /// # Safety
-    /// - `group` is the caller's, and in this queue.
-    #[inline(always)]
-    pub(super) unsafe fn freed_into(&mut self, group: NonNull<Group>, in_run: bool) -> GroupFree {
-        // What can be foreseen comes first: in a run it is mostly the first group, idle or not;
-        // elsewhere it may be any, and hardly one is idle.
-        if in_run && group == self.first {
-            return GroupFree::Done;
-        }
-        // SAFETY: ours (condition).
-        unsafe {
-            if !Group::is_idle(group) || group == self.first {
-                return GroupFree::Done;
-            }
-            self.look_at(group)
         }
     }
 
@@ -181,7 +160,8 @@ impl FreeGroups {
         self.warm = slab;
     }
 
-    /// A group of `slab` became idle. Says whether that leaves an empty slab too many: this one. O(groups of two slabs).
+    /// A group of `slab` became idle. Says whether that leaves an empty slab too many: this one.
+    /// O(groups of two slabs).
     ///
     /// # Safety
     /// - `slab` is the caller's, and of this class.
@@ -197,21 +177,6 @@ impl FreeGroups {
                 self.set_warm(Some(slab));
             }
             another
-        }
-    }
-
-    /// [`settle`](Self::settle) for the end of a free: whether there is anything to release.
-    ///
-    /// # Safety
-    /// - `idle` is a group of the caller's, and of this class.
-    #[cold]
-    #[inline(never)]
-    unsafe fn look_at(&mut self, idle: NonNull<Group>) -> GroupFree {
-        // SAFETY: the caller's word.
-        if unsafe { self.settle(Slab::of_group(idle)) } {
-            GroupFree::Emptied
-        } else {
-            GroupFree::Done
         }
     }
 

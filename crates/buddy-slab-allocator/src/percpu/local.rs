@@ -106,13 +106,20 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         // the one in which nothing is in use.
         unsafe {
             if Group::free_known(group, index) {
-                return self.classes[class.index()].freed_into(group, true);
+                // In a run it is mostly the first group, idle or not, which can be foreseen.
+                let idle = group != self.classes[class.index()].first() && Group::is_idle(group);
+                return if idle { GroupFree::Idle } else { GroupFree::Done };
             }
         }
         if self.run.is_remote() && self.remote.add_in_run(index, class.size()) {
             return GroupFree::Done;
         }
         GroupFree::Refused
+    }
+
+    /// The group of this heap that frees go to one after another, if there is one.
+    pub(crate) fn run_group(&self) -> Option<NonNull<Group>> {
+        self.run.queued().map(|(_, group)| group)
     }
 
     /// Frees an object of another heap's slab if that takes no more than a note in the remote
@@ -128,7 +135,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     }
 
     /// Frees an object of a slab of this heap, if that is all there is to do. O(1). If it says
-    /// [`GroupFree::Emptied`], [`group_emptied`](Self::group_emptied) must follow; if
+    /// [`GroupFree::Idle`], [`group_idle`](Self::group_idle) must follow; if
     /// [`GroupFree::Refused`], nothing happened.
     ///
     /// # Safety
@@ -140,26 +147,29 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         group: NonNull<Group>,
         index: ObjectIndex,
     ) -> GroupFree {
-        let groups = &mut self.classes[class.index()];
         // SAFETY: ours, and of this class (condition). What was full is in no queue; something of
         // it is free now.
         unsafe {
-            let Some(before) = Group::free(group, index) else { return GroupFree::Refused };
+            let Some((before, free)) = Group::free(group, index) else { return GroupFree::Refused };
             if before == 0 {
-                groups.push(group);
+                self.classes[class.index()].push(group);
             }
             self.run.note(class, group);
-            groups.freed_into(group, false)
+            // It may be any, and hardly one is idle.
+            if Group::is_idle_with(group, free) && group != self.classes[class.index()].first() {
+                return GroupFree::Idle;
+            }
+            GroupFree::Done
         }
     }
 
-    /// Looks whether a free left an empty slab too many; it becomes idle then, or is released.
-    /// O(groups of two slabs).
+    /// Looks whether a group that became idle leaves an empty slab too many; that becomes idle then, or
+    /// is released. O(groups of two slabs).
     ///
     /// # Safety
     /// - `slab` is this heap's.
     #[cold]
-    pub(crate) unsafe fn group_emptied<L: RawLock>(
+    pub(crate) unsafe fn group_idle<L: RawLock>(
         &mut self,
         slab: NonNull<Slab>,
         env: &Env<'_, PAGE_SIZE, L>,
@@ -208,8 +218,8 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                     Err(Misuse::Interior)
                 }
                 GroupFree::Refused => Err(Misuse::DoubleFree),
-                GroupFree::Emptied => {
-                    self.group_emptied(slab, env);
+                GroupFree::Idle => {
+                    self.group_idle(slab, env);
                     Ok(())
                 }
             }
@@ -257,7 +267,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                 groups.push(group);
             }
             if freed != 0 && Group::is_idle(group) {
-                self.group_emptied(slab, env);
+                self.group_idle(slab, env);
             }
         }
     }

@@ -51,6 +51,10 @@ pub enum Access {
 ///   [`drain_cpus`](Self::drain_cpus) and [`chores`](Self::chores), which are called with nothing
 ///   held.
 /// - [`barrier`](Self::barrier) returns `true` only if it did what it says.
+/// - With [`KEEPS_HEAP`](Self::KEEPS_HEAP): [`heap`](Self::heap) returns what
+///   [`set_heap`](Self::set_heap) was last given under the index that `pin` has just given, or null;
+///   and one allocator uses it. Who gives an index up, so that another may get it, sees to it that
+///   `heap` is null where it ran.
 pub unsafe trait Platform: Sync + 'static {
     /// The lock around what CPUs share (and, with [`Access::Locked`], around each heap).
     type Lock: RawLock;
@@ -74,12 +78,29 @@ pub unsafe trait Platform: Sync + 'static {
     /// fast path.
     const CLAIMS: bool = false;
 
+    /// Whether there is a word for each CPU (or thread) in which the allocator can keep where its heap
+    /// is ([`Access::Exclusive`] only). A third of what it takes to reach the heap otherwise goes to
+    /// checking the index and computing the address.
+    const KEEPS_HEAP: bool = false;
+
     /// Keeps this CPU, and tells its index; `None` before indices exist. An index out of range
     /// is served like `None`.
     fn pin(&self) -> (Self::Pin, Option<usize>);
 
     /// Ends what `pin` began.
     fn unpin(&self, pin: Self::Pin);
+
+    /// The running CPU's word, null at first. Called between `pin` and `unpin`, on the fast path: one
+    /// load, if it can be. Only with [`KEEPS_HEAP`](Self::KEEPS_HEAP).
+    #[inline(always)]
+    fn heap(&self) -> *mut () {
+        core::ptr::null_mut()
+    }
+
+    /// Sets the running CPU's word. Called between `pin` and `unpin`.
+    fn set_heap(&self, heap: *mut ()) {
+        let _ = heap;
+    }
 
     /// The token of the running context, for the *locked* way; `None` if there is none.
     #[inline(always)]

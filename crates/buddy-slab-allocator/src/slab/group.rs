@@ -25,8 +25,9 @@ use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 pub(crate) enum GroupFree {
     /// The object is free; nothing else is to be done.
     Done,
-    /// The object is free, and that leaves an empty slab that is to be released.
-    Emptied,
+    /// The object is free, and with it all of its group, which is not the first of its queue: the
+    /// slab may be empty.
+    Idle,
     /// Nothing happened: the object is not in use, or more has to be done than this path does.
     Refused,
 }
@@ -204,7 +205,15 @@ impl Group {
     #[inline(always)]
     pub(crate) unsafe fn is_idle(group: NonNull<Self>) -> bool {
         // SAFETY: passed on.
-        let free = unsafe { Self::free_bits(group) };
+        unsafe { Self::is_idle_with(group, Self::free_bits(group)) }
+    }
+
+    /// [`is_idle`](Self::is_idle) of a group in which `free` is free.
+    ///
+    /// # Safety
+    /// - The slab is kept alive.
+    #[inline(always)]
+    pub(crate) unsafe fn is_idle_with(group: NonNull<Self>, free: usize) -> bool {
         // Most that are not have a gap.
         if free & free.wrapping_add(1) != 0 {
             return false;
@@ -237,33 +246,27 @@ impl Group {
         }
     }
 
-    /// Whether the object that the index names is one of the group's, and in use.
+    /// Gives an object back; says what was free before, and what is now. `None` if the object is not
+    /// in use, or none of the group's. The caller sees to the queue.
     ///
     /// # Safety
     /// - The caller owns the group's slab; or the group is the empty one.
     #[inline(always)]
-    unsafe fn is_in_use(group: NonNull<Self>, free: usize, index: ObjectIndex) -> bool {
-        // SAFETY: alive (condition).
-        let count = u32::from(unsafe { (*group.as_ptr()).count });
-        free & index.mask() == 0 && index.bit() < count
-    }
-
-    /// Gives an object back; says what was free before, `None` if the object is not in use. The
-    /// caller sees to the queue.
-    ///
-    /// # Safety
-    /// - The caller owns the group's slab; or the group is the empty one.
-    #[inline(always)]
-    pub(crate) unsafe fn free(group: NonNull<Self>, index: ObjectIndex) -> Option<usize> {
-        // SAFETY: ours (condition); the empty group has no object in use.
+    pub(crate) unsafe fn free(group: NonNull<Self>, index: ObjectIndex) -> Option<(usize, usize)> {
+        // SAFETY: ours (condition); the empty group has no objects.
         unsafe {
-            let free = Self::free_bits(group);
-            if !Self::is_in_use(group, free, index) {
+            if index.bit() as u8 >= (*group.as_ptr()).count {
                 cold_path();
                 return None;
             }
-            (*group.as_ptr()).free.store(free | index.mask(), Relaxed);
-            Some(free)
+            let before = Self::free_bits(group);
+            let free = before | index.mask();
+            if free == before {
+                cold_path();
+                return None;
+            }
+            (*group.as_ptr()).free.store(free, Relaxed);
+            Some((before, free))
         }
     }
 

@@ -6,7 +6,7 @@ use std::alloc::Layout;
 use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use buddy_slab_allocator::{Access, ContextSlot, GlobalAllocator, Platform, RawLock, SpinLock};
 
@@ -74,6 +74,8 @@ pub struct Hooks {
     pub drain: OnceLock<Box<dyn Fn() + Send + Sync>>,
     pub drain_enabled: AtomicBool,
     pub drains: AtomicUsize,
+    /// Where the heaps of the first CPUs are.
+    heaps: [AtomicPtr<()>; 8],
 }
 
 impl Hooks {
@@ -82,6 +84,10 @@ impl Hooks {
             self.phys_under_lock.fetch_add(1, Ordering::Relaxed);
         }
         self.phys.get().and_then(|phys| phys(vaddr))
+    }
+    /// The running CPU's word. CPUs beyond the first few have none.
+    fn heap(&self) -> Option<&AtomicPtr<()>> {
+        self.heaps.get(cpu()?)
     }
     fn node(&self, cpu: usize) -> u8 {
         self.node.get().map_or(0, |node| node(cpu))
@@ -108,6 +114,15 @@ unsafe impl Platform for PinnedSim {
     type Lock = WatchedLock;
     type Pin = usize;
     const ACCESS: Access = Access::Exclusive;
+    const KEEPS_HEAP: bool = true;
+    fn heap(&self) -> *mut () {
+        self.0.heap().map_or(std::ptr::null_mut(), |heap| heap.load(Ordering::Relaxed))
+    }
+    fn set_heap(&self, heap: *mut ()) {
+        if let Some(place) = self.0.heap() {
+            place.store(heap, Ordering::Relaxed);
+        }
+    }
     fn pin(&self) -> (usize, Option<usize>) {
         (PREEMPT_COUNT.replace(PREEMPT_COUNT.get() + 1), cpu())
     }
