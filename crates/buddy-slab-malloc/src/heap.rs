@@ -12,6 +12,9 @@ use crate::{PAGE_SIZE, huge, misuse, purge, sys};
 /// From this size on a zeroed allocation gets fresh pages instead of being cleared.
 const FRESH_FROM: usize = 1 << 20;
 
+/// Beyond this size, and this alignment, nothing is at hand.
+const AT_HAND: usize = 32 << 10;
+
 /// From this size on a move takes the pages along instead of copying them. Each move may cost a
 /// mapping, of which a process has some ten thousand.
 const MOVE_FROM: usize = 4 << 20;
@@ -30,16 +33,18 @@ pub fn allocate(size: usize, align: usize) -> *mut u8 {
     }
 }
 
-/// The fast path of [`allocate`]: null if that has to do more. `size` is not checked against
-/// `isize::MAX`, above which this is always null.
+/// The fast path of [`allocate`]: null if that has to do more.
 ///
 /// # Panics
 /// Never.
 #[inline(always)]
 pub fn allocate_at_hand(size: usize, align: usize) -> *mut u8 {
-    let object = Layout::from_size_align(size, align).ok();
-    let object = object.and_then(|layout| ALLOCATOR.alloc_at_hand(layout));
-    object.map_or(ptr::null_mut(), NonNull::as_ptr)
+    if size > AT_HAND || !align.is_power_of_two() || align > AT_HAND {
+        return ptr::null_mut();
+    }
+    // SAFETY: a power of two; both are far below the largest size, rounded up too.
+    let layout = unsafe { Layout::from_size_align_unchecked(size, align) };
+    ALLOCATOR.alloc_at_hand(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
 }
 
 /// [`allocate`], and every byte is zero.

@@ -353,9 +353,12 @@ impl SizeClass {
     #[inline(always)]
     pub(crate) const fn for_request(size: usize, align: usize, page_size: usize) -> Option<Self> {
         let in_table = TABLE_LIMIT <= Self::object_limit(page_size) && size <= TABLE_LIMIT;
-        if in_table && align <= 8 {
+        // What Rust mostly asks for, and what C does.
+        if in_table && (align <= 8 || align == 16) {
+            let units =
+                if align <= 8 { (size + 7) >> 3 } else { (size.saturating_sub(1) >> 4 << 1) + 2 };
             // SAFETY: the table ascends to its last, which is the index of a class (asserted below).
-            return Some(unsafe { Self::from_index_unchecked(BY_UNITS[(size + 7) >> 3] as usize) });
+            return Some(unsafe { Self::from_index_unchecked(BY_UNITS[units] as usize) });
         }
         let last = last_offset(size, align);
         if last >= Self::object_limit(page_size) || align > page_size {
