@@ -171,12 +171,18 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// The heap of CPU `cpu`, the running one: by its word, if the platform has one for it.
     #[inline(always)]
     fn heap_at_hand(&self, cpu: Option<usize>) -> Option<&Heap<PAGE_SIZE, P::Lock>> {
-        if Self::KEEPS_HEAP {
-            // SAFETY: the address of a heap of this allocator, kept by `enter_gate_slow`, or null (contract of
-            // `Platform`); heaps stay for as long as the allocator.
-            return unsafe { self.platform.heap().cast::<Heap<PAGE_SIZE, P::Lock>>().as_ref() };
+        let by_index = || cpu.and_then(|cpu| self.heaps.cpu(cpu));
+        if !Self::KEEPS_HEAP {
+            return by_index();
         }
-        cpu.and_then(|cpu| self.heaps.cpu(cpu))
+        // SAFETY: the address of a heap of this allocator, kept by `enter_gate_slow`, or null
+        // (contract of `Platform`); heaps stay for as long as the allocator.
+        let kept = unsafe { self.platform.heap().cast::<Heap<PAGE_SIZE, P::Lock>>().as_ref() };
+        debug_assert!(
+            kept.zip(by_index()).is_none_or(|(kept, own)| core::ptr::eq(kept, own)),
+            "the platform's word is another CPU's, or another allocator's"
+        );
+        kept
     }
 
     /// Whether CPUs have a word for the address of their heap.
