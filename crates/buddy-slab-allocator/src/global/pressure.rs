@@ -185,8 +185,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         if P::ACCESS == Access::Locked || HeapTable::is_shared(heap) {
             wait.acquire(&heap.lock, Rank::Heap)
         } else if P::CLAIMS {
-            wait != Wait::Try
-                && heap.gate.claim(|| self.platform.barrier(), || self.platform.relax())
+            // Not by letting others run: each time could cost the caller its turn on the processor, for
+            // each heap of those that wait for it.
+            wait != Wait::Try && heap.gate.claim(|| self.platform.barrier(), sync::spin_loop)
         } else {
             heap.gate.take()
         }

@@ -40,8 +40,10 @@ const BUSY: u8 = 1;
 const PARKED: u8 = 2;
 const TAKEN: u8 = 3;
 
-/// How often a claimer looks again at an owner that is inside.
-const PATIENCE: usize = 1 << 10;
+/// How often a claimer looks again at an owner that is inside: for a microsecond or two. One that runs
+/// is soon out; one that does not, or itself waits for what the claimer holds, would be waited for in
+/// vain, by each claimer for each of all heaps.
+const PATIENCE: usize = 1 << 6;
 
 /// The state byte of one heap, and whether somebody claims it; see the module's table.
 pub(crate) struct Gate {

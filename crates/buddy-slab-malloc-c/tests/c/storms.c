@@ -117,6 +117,7 @@ static void *waits(void *gate) {
 }
 
 static void threads_at_once(int count) {
+    alarm(120);
     pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
     pthread_t *threads = calloc(count, sizeof *threads);
     pthread_attr_t small;
