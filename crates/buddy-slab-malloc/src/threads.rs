@@ -5,8 +5,8 @@
 //! or because it is ending) is served by the allocator's shared heaps.
 //!
 //! # Protocol
-//! The thread's word for it (`tls`) is 0 when it begins, [`NONE`] where there is no index and none will
-//! come, and the index plus one otherwise. It goes `0 → NONE → index → NONE`. The step through
+//! The thread's word for it (`tls`) is 0 when it begins, [`NONE`] where there is no index and none
+//! will come, and the index plus one otherwise. It goes `0 → NONE → index → NONE`. The step through
 //! `NONE` comes first, so that whatever the registration allocates is served without an index and
 //! does not come back here; a signal handler that allocates meanwhile is served the same way.
 //!

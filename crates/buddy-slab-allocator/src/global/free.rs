@@ -61,7 +61,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         };
         match own.local().free_in_run(Some(class), ptr.addr().get()) {
             GroupFree::Done => {}
-            GroupFree::Refused => self.free_listed(own.into_held(), ptr, class),
+            // SAFETY: the condition.
+            GroupFree::Refused => unsafe { self.free_listed(own.into_held(), ptr, class) },
             GroupFree::Idle => self.settle_run(own.into_held()),
         }
     }
@@ -78,7 +79,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         };
         match own.local().free_in_run(None, ptr.addr().get()) {
             GroupFree::Done => {}
-            GroupFree::Refused => self.free_unsized(own.into_held(), ptr),
+            // SAFETY: the condition.
+            GroupFree::Refused => unsafe { self.free_unsized(own.into_held(), ptr) },
             GroupFree::Idle => self.settle_run(own.into_held()),
         }
     }
@@ -122,29 +124,44 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// Frees the object of `class` that the metadata of `ptr`'s page names, and leaves the heap: the
     /// rest of [`dealloc`](Self::dealloc) where it is no run's. In the largest section, and for an
     /// object of that heap, it calls nothing but its own end, so that nothing has to be saved.
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc), of which this is the rest; the heap is this allocator's.
     #[inline(never)]
-    fn free_listed(&self, held: Held<'_, PAGE_SIZE, P>, ptr: NonNull<u8>, class: SizeClass) {
-        match self.core.slab_at_fast(ptr.addr().get()) {
-            Some(mark) => self.free_marked(held, ptr, class, mark, Some(class)),
-            None => self.free_elsewhere(held, ptr, Some(class)),
+    unsafe fn free_listed(&self, held: Held<'_, PAGE_SIZE, P>, ptr: NonNull<u8>, class: SizeClass) {
+        // SAFETY: the condition.
+        unsafe {
+            match self.core.slab_at_fast(ptr.addr().get()) {
+                Some(mark) => self.free_marked(held, ptr, class, mark, Some(class)),
+                None => self.free_elsewhere(held, ptr, Some(class)),
+            }
         }
     }
 
     /// [`free_listed`](Self::free_listed) of an object whose class only the metadata knows.
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc), of which this is the rest; the heap is this allocator's.
     #[inline(never)]
-    fn free_unsized(&self, held: Held<'_, PAGE_SIZE, P>, ptr: NonNull<u8>) {
-        match self.core.slab_at_fast(ptr.addr().get()) {
-            Some(mark) => {
-                // SAFETY: slabs are marked with labels.
-                let class = unsafe { SlabLabel::from_raw(mark.label) }.class();
-                self.free_marked(held, ptr, class, mark, None);
+    unsafe fn free_unsized(&self, held: Held<'_, PAGE_SIZE, P>, ptr: NonNull<u8>) {
+        // SAFETY: slabs are marked with labels; the condition.
+        unsafe {
+            match self.core.slab_at_fast(ptr.addr().get()) {
+                Some(mark) => {
+                    let class = SlabLabel::from_raw(mark.label).class();
+                    self.free_marked(held, ptr, class, mark, None);
+                }
+                None => self.free_elsewhere(held, ptr, None),
             }
-            None => self.free_elsewhere(held, ptr, None),
         }
     }
 
+    /// The rest of both, where the metadata names a slab.
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc), of which this is the rest; the heap is this allocator's.
     #[inline(always)]
-    fn free_marked(
+    unsafe fn free_marked(
         &self,
         held: Held<'_, PAGE_SIZE, P>,
         ptr: NonNull<u8>,
@@ -157,11 +174,13 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let label = unsafe { SlabLabel::from_raw(mark.label) };
         let page = label.page_behind(heap.label().with_class(class));
         let Some(page) = page.filter(|_| !ClassTable::<PAGE_SIZE>::IS_CAPPED) else {
-            return self.free_foreign(held, ptr, expected, mark);
+            // SAFETY: the condition.
+            return unsafe { self.free_foreign(held, ptr, expected, mark) };
         };
         let Some(index) = slab::object_in(class, page, ptr.addr().get(), PAGE_SIZE) else {
             cold_path();
-            return self.free_refused(held, ptr, expected);
+            // SAFETY: the condition.
+            return unsafe { self.free_refused(held, ptr, expected) };
         };
         let mut own = held.into_own(self);
         // SAFETY: the heap's slab, of this class; there is a group for every address in a slab's
@@ -177,22 +196,31 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// The same of what may be in any section.
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc), of which this is the rest; the heap is this allocator's.
     #[inline(never)]
-    fn free_elsewhere(
+    unsafe fn free_elsewhere(
         &self,
         held: Held<'_, PAGE_SIZE, P>,
         ptr: NonNull<u8>,
         expected: Option<SizeClass>,
     ) {
-        match self.core.slab_at(ptr.addr().get()) {
-            Some(mark) => self.free_foreign(held, ptr, expected, mark),
-            None => self.free_refused(held, ptr, expected),
+        // SAFETY: the condition.
+        unsafe {
+            match self.core.slab_at(ptr.addr().get()) {
+                Some(mark) => self.free_foreign(held, ptr, expected, mark),
+                None => self.free_refused(held, ptr, expected),
+            }
         }
     }
 
     /// The same of what may be another heap's, or no object of the class at all.
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc), of which this is the rest; the heap is this allocator's.
     #[inline(never)]
-    fn free_foreign(
+    unsafe fn free_foreign(
         &self,
         held: Held<'_, PAGE_SIZE, P>,
         ptr: NonNull<u8>,
@@ -201,7 +229,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ) {
         let addr = ptr.addr().get();
         let Ok(found) = Self::locate(addr, mark, expected) else {
-            return self.free_refused(held, ptr, expected);
+            // SAFETY: the condition.
+            return unsafe { self.free_refused(held, ptr, expected) };
         };
         let mut own = held.into_own(self);
         let class = found.label.class();
@@ -213,23 +242,27 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         };
         match freed {
             GroupFree::Done => {}
-            GroupFree::Refused => self.free_refused(own.into_held(), ptr, expected),
+            // SAFETY: the condition.
+            GroupFree::Refused => unsafe { self.free_refused(own.into_held(), ptr, expected) },
             // SAFETY: this heap's, as it just said.
             GroupFree::Idle => unsafe { self.settle_idle(own.into_held(), found.group()) },
         }
     }
 
     /// Leaves the heap, in which the object could not be freed just like that, and begins anew.
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc), of which this is the rest; the heap is this allocator's.
     #[cold]
     #[inline(never)]
-    fn free_refused(
+    unsafe fn free_refused(
         &self,
         held: Held<'_, PAGE_SIZE, P>,
         ptr: NonNull<u8>,
         expected: Option<SizeClass>,
     ) {
         drop(held.into_own(self));
-        // SAFETY: whoever frees passes on what `dealloc` asks for.
+        // SAFETY: the condition.
         unsafe { self.dealloc_slow(ptr, expected) }
     }
 

@@ -187,7 +187,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         } else if P::CLAIMS {
             // Not by letting others run: each time could cost the caller its turn on the processor, for
             // each heap of those that wait for it.
-            wait != Wait::Try && heap.gate.claim(|| self.platform.barrier(), sync::spin_loop)
+            wait != Wait::Try && heap.gate.claim(|| self.platform.barrier())
         } else {
             heap.gate.take()
         }

@@ -32,7 +32,6 @@
 //! [`Platform::CLAIMS`]: crate::platform::Platform::CLAIMS
 
 use crate::sync::atomic::{AtomicU8, Ordering, compiler_fence};
-#[cfg(test)]
 use crate::sync::spin_loop;
 
 const OPEN: u8 = 0;
@@ -121,7 +120,7 @@ impl Gate {
 
     /// Claims the heap of a CPU that may be running, unless it is inside for long or somebody else
     /// has the heap. `barrier` is the platform's.
-    pub(crate) fn claim(&self, barrier: impl FnOnce() -> bool, relax: impl Fn()) -> bool {
+    pub(crate) fn claim(&self, barrier: impl FnOnce() -> bool) -> bool {
         if self.claimed.compare_exchange(0, 1, Ordering::SeqCst, Ordering::Relaxed).is_err() {
             return false;
         }
@@ -133,7 +132,7 @@ impl Gate {
                 match self.state.load(Ordering::Acquire) {
                     OPEN => return true,
                     PARKED if self.take() => return true,
-                    _ => relax(),
+                    _ => spin_loop(),
                 }
             }
         }
@@ -212,7 +211,7 @@ mod tests {
     #[test]
     fn an_open_heap_can_be_claimed_and_keeps_its_owner_out() {
         let gate = Gate::new_parked();
-        let claim = || gate.claim(|| true, relax);
+        let claim = || gate.claim(|| true);
         assert!(claim(), "a parked one too");
         assert!(!claim(), "by one at a time");
         gate.give_back();
@@ -226,7 +225,7 @@ mod tests {
         gate.give_back();
         assert!(gate.enter(true), "the owner goes on as if nothing had been");
         gate.leave(true);
-        assert!(!gate.claim(|| false, relax), "not where the barrier fails");
+        assert!(!gate.claim(|| false), "not where the barrier fails");
         assert!(gate.enter(true));
     }
 }
