@@ -13,8 +13,9 @@
 
 use core::alloc::Layout;
 
-/// Requests up to this size are looked up in a table of one byte per 8 bytes.
-const TABLE_LIMIT: usize = 4096;
+/// Requests up to this size are looked up in a table of one byte per 8 bytes: where words have 64 bits
+/// all that objects of 4 KiB pages serve, so that no branch depends on the size.
+const TABLE_LIMIT: usize = if usize::BITS == 64 { 30 * 1024 } else { 4096 };
 
 /// Class index by the size in units of 8 bytes, rounded up.
 const BY_UNITS: &[u8; TABLE_LIMIT / 8 + 1] = &{
@@ -352,8 +353,9 @@ impl SizeClass {
     /// [`object_limit`](Self::object_limit). `align` is a power of two.
     #[inline(always)]
     pub(crate) const fn for_request(size: usize, align: usize, page_size: usize) -> Option<Self> {
-        let in_table = TABLE_LIMIT <= Self::object_limit(page_size) && size <= TABLE_LIMIT;
-        // What Rust mostly asks for, and what C does.
+        let limit = Self::object_limit(page_size);
+        let in_table = size <= limit && size <= TABLE_LIMIT;
+        // What Rust mostly asks for, and what C does. (Limits are multiples of 16.)
         if in_table && (align <= 8 || align == 16) {
             let units =
                 if align <= 8 { (size + 7) >> 3 } else { (size.saturating_sub(1) >> 4 << 1) + 2 };
@@ -361,7 +363,7 @@ impl SizeClass {
             return Some(unsafe { Self::from_index_unchecked(BY_UNITS[units] as usize) });
         }
         let last = last_offset(size, align);
-        if last >= Self::object_limit(page_size) || align > page_size {
+        if last >= limit || align > page_size {
             return None;
         }
         Self::from_index(Self::index_by_last(last))
@@ -413,6 +415,7 @@ const _: () = {
         i += 1;
     }
     assert!((BY_UNITS[BY_UNITS.len() - 1] as usize) < SizeClass::COUNT);
+    assert!(usize::BITS != 64 || TABLE_LIMIT == SizeClass::object_limit(4096));
     assert!(SizeClass::ALL[SizeClass::COUNT - 1].size() == SizeClass::MAX_SIZE);
     assert!(SizeClass::index_for(SizeClass::MAX_SIZE + 1) >= SizeClass::COUNT);
     assert!(SizeClass::index_for(usize::MAX) >= SizeClass::COUNT);

@@ -39,6 +39,22 @@ fn page_size_bounds_size_and_alignment() {
     assert_eq!(SizeClass::for_request(usize::MAX, 1, 65536), None);
 }
 
+#[test]
+fn every_request_is_served_as_its_layout_up_to_the_limit() {
+    for page_size in [64, 256, 1024, 2048, 4096, 16 << 10, 64 << 10] {
+        let limit = SizeClass::object_limit(page_size);
+        assert!(limit.is_multiple_of(16));
+        for align in [1, 8, 16, 32, 64, 512, 4096].into_iter().filter(|align| *align <= page_size) {
+            for size in 0..=limit + 16 {
+                let served = SizeClass::from_layout(Layout::from_size_align(size, align).unwrap())
+                    .filter(|class| class.size() <= limit);
+                let got = SizeClass::for_request(size, align, page_size);
+                assert_eq!(got, served, "{size} bytes aligned to {align}, pages of {page_size}");
+            }
+        }
+    }
+}
+
 /// So that `realloc` within a class leaves the page count of what grew into pages as it is.
 #[test]
 fn all_sizes_of_a_class_above_a_page_take_as_many_pages() {
