@@ -105,9 +105,10 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         // SAFETY: the heap's group, of the run's class (U1), in whose objects the address lies; or
         // the one in which nothing is in use.
         unsafe {
-            if Group::free_known(group, index) {
+            if let Some(free) = Group::free_known(group, index) {
                 // In a run it is mostly the first group, idle or not, which can be foreseen.
-                let idle = group != self.classes[class.index()].first() && Group::is_idle(group);
+                let idle = group != self.classes[class.index()].first()
+                    && Group::is_idle_with(group, free);
                 return if idle { GroupFree::Idle } else { GroupFree::Done };
             }
         }

@@ -286,23 +286,24 @@ impl Group {
     }
 
     /// [`free`](Self::free) of what is known to be one of the group's objects, into a group in a
-    /// queue; `false`, and nothing happened, if it is free already.
+    /// queue; says what is free now. `None`, and nothing happened, if it is free already.
     ///
     /// # Safety
     /// - The caller owns the group's slab, and `index` is that of one of its objects; or the group is
     ///   the one in which nothing is in use.
     #[inline(always)]
-    pub(crate) unsafe fn free_known(group: NonNull<Self>, index: ObjectIndex) -> bool {
+    pub(crate) unsafe fn free_known(group: NonNull<Self>, index: ObjectIndex) -> Option<usize> {
         // SAFETY: ours (condition).
         unsafe {
-            let free = Self::free_bits(group);
-            if free & index.mask() != 0 {
+            let before = Self::free_bits(group);
+            if before & index.mask() != 0 {
                 cold_path();
-                return false;
+                return None;
             }
-            (*group.as_ptr()).free.store(free | index.mask(), Relaxed);
+            let free = before | index.mask();
+            (*group.as_ptr()).free.store(free, Relaxed);
+            Some(free)
         }
-        true
     }
 
     /// The address of the first object, and the bytes of all of them.
