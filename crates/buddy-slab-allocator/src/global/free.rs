@@ -59,11 +59,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             // SAFETY: the condition.
             return unsafe { self.dealloc_slow(ptr, Some(class)) };
         };
-        match own.local().free_in_run(Some(class), ptr.addr().get()) {
-            GroupFree::Done => {}
+        if !own.local().free_in_run(Some(class), ptr.addr().get()) {
             // SAFETY: the condition.
-            GroupFree::Refused => unsafe { self.free_listed(own.into_held(), ptr, class) },
-            GroupFree::Idle => self.settle_run(own.into_held()),
+            unsafe { self.free_listed(own.into_held(), ptr, class) }
         }
     }
 
@@ -77,11 +75,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             // SAFETY: the condition.
             return unsafe { self.dealloc_slow(ptr, None) };
         };
-        match own.local().free_in_run(None, ptr.addr().get()) {
-            GroupFree::Done => {}
+        if !own.local().free_in_run(None, ptr.addr().get()) {
             // SAFETY: the condition.
-            GroupFree::Refused => unsafe { self.free_unsized(own.into_held(), ptr) },
-            GroupFree::Idle => self.settle_run(own.into_held()),
+            unsafe { self.free_unsized(own.into_held(), ptr) }
         }
     }
 
@@ -190,7 +186,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             match own.local().free(class, group, index) {
                 GroupFree::Done => {}
                 GroupFree::Refused => self.free_refused(own.into_held(), ptr, expected),
-                GroupFree::Idle => self.settle_idle(own.into_held(), group),
+                GroupFree::Idle(group) => self.settle_idle(own.into_held(), group),
             }
         }
     }
@@ -245,7 +241,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             // SAFETY: the condition.
             GroupFree::Refused => unsafe { self.free_refused(own.into_held(), ptr, expected) },
             // SAFETY: this heap's, as it just said.
-            GroupFree::Idle => unsafe { self.settle_idle(own.into_held(), found.group()) },
+            GroupFree::Idle(group) => unsafe { self.settle_idle(own.into_held(), group) },
         }
     }
 
@@ -266,7 +262,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         unsafe { self.dealloc_slow(ptr, expected) }
     }
 
-    /// The rest of a free after which nothing of the object's group is in use: leaves the heap when it
+    /// The rest of a free after which nothing of a group is in use: leaves the heap when it
     /// was seen to that no more than one empty slab of the class is kept.
     ///
     /// # Safety
@@ -281,17 +277,6 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let faults = local.faults.take();
         drop(session);
         self.report_all(&faults);
-    }
-
-    /// [`settle_idle`](Self::settle_idle) of the group that frees go to one after another.
-    #[cold]
-    #[inline(never)]
-    fn settle_run(&self, held: Held<'_, PAGE_SIZE, P>) {
-        let mut own = held.into_own(self);
-        if let Some(group) = own.local().run_group() {
-            // SAFETY: the heap's.
-            unsafe { self.settle_idle(own.into_held(), group) }
-        }
     }
 
     /// A free that takes more than a look at the page's metadata, or by a context whose heap took

@@ -168,6 +168,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             Give::Surplus => {
                 local.remote.flush(&env, &mut local.faults);
                 local.collect_some(heap.inbox(), COLLECTED_BY_TICK, &env);
+                local.end_run(&env);
                 local.release_idle(IDLE_RELEASED, &env);
                 local.pages.trim(&env);
                 local.blocks.trim(&env);
@@ -240,6 +241,45 @@ mod tests {
             heap.shrink();
             assert_eq!(slabs(), 0);
             dealloc(at, region);
+        }
+    }
+
+    /// Nobody looks whether a group is idle while frees go on in it; a drain does, and a tick.
+    #[test]
+    fn the_slab_that_a_run_of_frees_left_empty_is_given_back() {
+        const BYTES: usize = 64 << 20;
+        let region = Layout::from_size_align(BYTES, 4096).unwrap();
+        let layout = Layout::from_size_align(64, 8).unwrap();
+        for tick_first in [false, true] {
+            // SAFETY: the region is the heap's while it is used; what is freed was allocated.
+            unsafe {
+                let at = alloc(region);
+                let heap = GlobalAllocator::<4096>::new();
+                heap.init(core::slice::from_raw_parts_mut(at, BYTES), 1, &Os).unwrap();
+                let slabs = || heap.class_totals(SizeClass::Bytes64).0;
+                let mut objects = Vec::new();
+                while slabs() < 8 {
+                    objects.push(heap.alloc(layout).unwrap());
+                }
+                // Of the first group one stays: what is behind it is not found by going through those
+                // that are empty.
+                let kept = objects.pop().unwrap();
+                objects.iter().for_each(|object| heap.dealloc(*object, layout));
+                heap.check_invariants();
+                if tick_first {
+                    heap.tick(0).unwrap();
+                    let cpu = heap.heaps.cpu(0).unwrap();
+                    assert!(heap.seize(cpu, Wait::Spin));
+                    assert!(!cpu.local().is_in_run());
+                    heap.let_go(cpu);
+                    heap.check_invariants();
+                }
+                heap.shrink();
+                assert_eq!(slabs(), 1);
+                heap.check_invariants();
+                heap.dealloc(kept, layout);
+                dealloc(at, region);
+            }
         }
     }
 }

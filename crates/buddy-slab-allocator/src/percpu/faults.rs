@@ -6,22 +6,25 @@ use crate::units::Misuse;
 /// Fewer on 32 bits, where memory may be small.
 const KEPT: usize = if usize::BITS >= 64 { 4 } else { 2 };
 
-/// The first few faults of a session, and how many more there were.
+/// The first few faults of a session, and how many there were.
 #[derive(Clone, Copy)]
 pub(crate) struct FaultLog {
-    faults: [(usize, Misuse); KEPT],
-    noted: usize,
+    addrs: [usize; KEPT],
+    kinds: [Misuse; KEPT],
+    /// How many there were, as far as a byte counts.
+    noted: u8,
 }
 
 impl FaultLog {
     pub(crate) const fn new() -> Self {
-        Self { faults: [(0, Misuse::NotAllocated); KEPT], noted: 0 }
+        Self { addrs: [0; KEPT], kinds: [Misuse::NotAllocated; KEPT], noted: 0 }
     }
 
     /// Notes that `addr` was misused. Beyond the first few only the last one is kept.
     pub(crate) fn note(&mut self, addr: usize, kind: Misuse) {
-        self.faults[self.noted.min(KEPT - 1)] = (addr, kind);
-        self.noted += 1;
+        let place = usize::from(self.noted).min(KEPT - 1);
+        (self.addrs[place], self.kinds[place]) = (addr, kind);
+        self.noted = self.noted.saturating_add(1);
     }
 
     #[inline]
@@ -35,6 +38,7 @@ impl FaultLog {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, Misuse)> + '_ {
-        self.faults[..self.noted.min(KEPT)].iter().copied()
+        let kept = self.addrs.iter().zip(&self.kinds).take(usize::from(self.noted));
+        kept.map(|(addr, kind)| (*addr, *kind))
     }
 }

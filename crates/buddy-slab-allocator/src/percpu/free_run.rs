@@ -4,7 +4,9 @@
 //! the groups as they were allocated, and so does a consumer of what another CPU made. The second
 //! free in a row into the same group begins a *run* there. A heap has one, not one a class: so
 //! asking takes no class, and four instructions, and is easily foreseen, since where frees go
-//! anywhere no run begins.
+//! anywhere no run begins. While it lasts nobody looks whether its group is idle (that was a tenth of
+//! such a free): that is seen to when the next run begins, on tick, on idle, and before a heap is
+//! drained. So a heap may keep one empty slab more.
 //!
 //! A run of another heap's objects goes on in the entry of the remote batch that gathers them. It
 //! ends with the page of the object that began it: that one's metadata vouches for all pages of the
@@ -29,7 +31,7 @@ pub(super) struct FreeRun {
     /// The address of the group's first object.
     base: usize,
     /// The bytes behind it that belong to the run: none if there is no run.
-    bytes: u32,
+    bytes: usize,
     /// The group; [`Group::elsewhere`] if it is another heap's.
     group: NonNull<Group>,
     /// The group that the last free went to that was not part of the run, by some bits of its
@@ -37,8 +39,6 @@ pub(super) struct FreeRun {
     last: u16,
     class: SizeClass,
 }
-
-const _: () = assert!(size_of::<FreeRun>() <= 2 * size_of::<usize>() + 8);
 
 /// What is kept of the address of a group.
 #[inline(always)]
@@ -55,7 +55,7 @@ impl FreeRun {
     /// The class of the run, if `addr` belongs to it. O(1).
     #[inline(always)]
     pub(super) fn class_at(&self, addr: usize) -> Option<SizeClass> {
-        if addr.wrapping_sub(self.base) < self.bytes as usize { Some(self.class) } else { None }
+        if addr.wrapping_sub(self.base) < self.bytes { Some(self.class) } else { None }
     }
 
     /// The object of `class`, the run's, that begins at `addr`, which belongs to the run: its place
@@ -72,41 +72,42 @@ impl FreeRun {
         self.group
     }
 
-    /// Notes a free into a group of this heap.
+    /// Notes a free into the group at this address, which was no part of the run. Says whether the one
+    /// before went there too: a run is to begin.
+    #[inline(always)]
+    pub(super) fn note(&mut self, group: usize) -> bool {
+        let bits = bits_of(group);
+        if self.last == bits {
+            cold_path();
+            return true;
+        }
+        self.last = bits;
+        false
+    }
+
+    /// Begins a run in a group of this heap.
     ///
     /// # Safety
     /// - The group is the heap's, of `class`, and in its queue.
-    #[inline(always)]
-    pub(super) unsafe fn note(&mut self, class: SizeClass, group: NonNull<Group>) {
-        let bits = bits_of(group.addr().get());
-        if self.last == bits {
-            cold_path();
-            // SAFETY: alive (condition).
-            let (base, bytes) = unsafe { Group::extent(group) };
-            (self.base, self.bytes) = (base, bytes as u32);
-            (self.group, self.class) = (group, class);
-        }
-        self.last = bits;
+    #[inline]
+    pub(super) unsafe fn begin(&mut self, class: SizeClass, group: NonNull<Group>) {
+        // SAFETY: alive (condition).
+        (self.base, self.bytes) = unsafe { Group::extent(group) };
+        (self.group, self.class) = (group, class);
     }
 
-    /// Notes a free of an object of `class` of another heap, number `bit` of the group at address
-    /// `group`: it begins at `addr`. Says whether the run goes on in that group now.
+    /// Begins a run in a group of another heap, with its object number `bit`, of `class`, which begins
+    /// at `addr`.
     #[inline]
-    pub(super) fn note_remote<const PAGE_SIZE: usize>(
+    pub(super) fn begin_remote<const PAGE_SIZE: usize>(
         &mut self,
         class: SizeClass,
-        group: usize,
         (addr, bit): (usize, u32),
-    ) -> bool {
-        let begins = self.last == bits_of(group);
-        if begins {
-            self.base = addr - bit as usize * class.size();
-            let page_end = (addr | (PAGE_SIZE - 1)) - self.base + 1;
-            self.bytes = page_end.min(usize::BITS as usize * class.size()) as u32;
-            (self.group, self.class) = (Group::elsewhere(), class);
-        }
-        self.last = bits_of(group);
-        begins
+    ) {
+        self.base = addr - bit as usize * class.size();
+        let page_end = (addr | (PAGE_SIZE - 1)) - self.base + 1;
+        self.bytes = page_end.min(usize::BITS as usize * class.size());
+        (self.group, self.class) = (Group::elsewhere(), class);
     }
 
     /// Whether it is a run of another heap's objects.

@@ -3,7 +3,7 @@
 //! class, `slabs` makes and releases whole slabs.
 //!
 //! Of each class one empty slab is kept *warm*, besides the first group's. Others are idle (`idle`),
-//! or released.
+//! or released; the one that a run of frees (`free_run`) left empty only when the run has ended.
 
 use core::hint::cold_path;
 use core::ptr::NonNull;
@@ -90,49 +90,37 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     }
 
     /// Frees the object at `addr` if that goes on with the run of frees (`free_run`), and if it is of
-    /// the class, where one is expected; [`GroupFree::Refused`], and nothing happened, if not. O(1),
-    /// and no look at the page's metadata.
+    /// the class, where one is expected; `false`, and nothing happened, if not. O(1), and no look at the
+    /// page's metadata; nor at whether the group is idle now: that is seen to when the run ends.
     #[inline(always)]
-    pub(crate) fn free_in_run(&mut self, expected: Option<SizeClass>, addr: usize) -> GroupFree {
-        let Some(class) = self.run.class_at(addr) else { return GroupFree::Refused };
+    pub(crate) fn free_in_run(&mut self, expected: Option<SizeClass>, addr: usize) -> bool {
+        let Some(class) = self.run.class_at(addr) else { return false };
         if expected.is_some_and(|expected| expected != class) {
-            return GroupFree::Refused;
+            return false;
         }
         // A constant where the layout is one.
         let class = expected.unwrap_or(class);
-        let Some(index) = self.run.object_at(class, addr) else { return GroupFree::Refused };
-        let group = self.run.group();
+        let Some(index) = self.run.object_at(class, addr) else { return false };
         // SAFETY: the heap's group, of the run's class (U1), in whose objects the address lies; or
         // the one in which nothing is in use.
-        unsafe {
-            if let Some(free) = Group::free_known(group, index) {
-                // In a run it is mostly the first group, idle or not, which can be foreseen.
-                let idle = group != self.classes[class.index()].first()
-                    && Group::is_idle_with(group, free);
-                return if idle { GroupFree::Idle } else { GroupFree::Done };
-            }
+        if unsafe { Group::free_known(self.run.group(), index) } {
+            return true;
         }
-        if self.run.is_remote() && self.remote.add_in_run(index, class.size()) {
-            return GroupFree::Done;
-        }
-        GroupFree::Refused
-    }
-
-    /// The group of this heap that frees go to one after another, if there is one.
-    pub(crate) fn run_group(&self) -> Option<NonNull<Group>> {
-        self.run.queued().map(|(_, group)| group)
+        self.run.is_remote() && self.remote.add_in_run(index, class.size())
     }
 
     /// Frees an object of another heap's slab if that takes no more than a note in the remote
-    /// batch. O(1).
+    /// batch. O(1). What it says is to be understood as of [`free`](Self::free).
     #[inline]
     pub(crate) fn free_remote(&mut self, class: SizeClass, object: RemoteObject) -> GroupFree {
         let Some(entry) = self.remote.add_fast(object) else { return GroupFree::Refused };
-        let place = (object.addr, object.index.bit());
-        if self.run.note_remote::<PAGE_SIZE>(class, object.group(), place) {
-            self.remote.begin_run(entry);
+        if !self.run.note(object.group()) {
+            return GroupFree::Done;
         }
-        GroupFree::Done
+        let left = self.run.queued();
+        self.run.begin_remote::<PAGE_SIZE>(class, (object.addr, object.index.bit()));
+        self.remote.begin_run(entry);
+        self.left_by_run(left)
     }
 
     /// Frees an object of a slab of this heap, if that is all there is to do. O(1). If it says
@@ -155,12 +143,42 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             if before == 0 {
                 self.classes[class.index()].push(group);
             }
-            self.run.note(class, group);
+            if self.run.note(group.addr().get()) {
+                let left = self.run.queued();
+                self.run.begin(class, group);
+                return self.left_by_run(left);
+            }
             // It may be any, and hardly one is idle.
             if Group::is_idle_with(group, free) && group != self.classes[class.index()].first() {
-                return GroupFree::Idle;
+                return GroupFree::Idle(group);
             }
             GroupFree::Done
+        }
+    }
+
+    /// What is to be done for the group that a run was in, as of a free: while it lasted nobody looked.
+    #[inline(always)]
+    fn left_by_run(&self, left: Option<(SizeClass, NonNull<Group>)>) -> GroupFree {
+        match left {
+            // SAFETY: alive and this heap's, being in its queue (U1).
+            Some((class, group)) if unsafe { Group::is_idle(group) } => {
+                let first = group == self.classes[class.index()].first();
+                if first { GroupFree::Done } else { GroupFree::Idle(group) }
+            }
+            _ => GroupFree::Done,
+        }
+    }
+
+    /// Ends a run of this heap's objects, and sees to it that it leaves no empty slab too many. O(groups
+    /// of two slabs).
+    pub(crate) fn end_run<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
+        let left = self.run.queued();
+        if left.is_some() {
+            self.run = FreeRun::new();
+        }
+        if let GroupFree::Idle(group) = self.left_by_run(left) {
+            // SAFETY: this heap's, as it just said.
+            unsafe { self.group_idle(Slab::of_group(group), env) };
         }
     }
 
@@ -219,8 +237,8 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                     Err(Misuse::Interior)
                 }
                 GroupFree::Refused => Err(Misuse::DoubleFree),
-                GroupFree::Idle => {
-                    self.group_idle(slab, env);
+                GroupFree::Idle(group) => {
+                    self.group_idle(Slab::of_group(group), env);
                     Ok(())
                 }
             }
@@ -288,6 +306,12 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         }
     }
 
+    /// Whether frees go to one of its groups one after another.
+    #[cfg(test)]
+    pub(crate) fn is_in_run(&self) -> bool {
+        self.run.queued().is_some()
+    }
+
     /// How many objects of a class are free in this heap's slabs. O(groups in the queue).
     pub(crate) fn free_objects(&self, class: SizeClass) -> usize {
         let groups = self.classes[class.index()].all();
@@ -334,7 +358,9 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             }
             // A handler cannot release: empty slabs gather on a shared heap until it is drained.
             if !shared && !self.unsettled {
-                assert!(empty <= 2, "slab: {empty} empty slabs of {class:?} are kept");
+                let in_run = self.run.queued().is_some_and(|(of, _)| of == class);
+                let most = 2 + usize::from(in_run);
+                assert!(empty <= most, "slab: {empty} empty slabs of {class:?} are kept");
             }
         }
     }

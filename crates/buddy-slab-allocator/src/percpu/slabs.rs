@@ -167,6 +167,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         let Self { remote, faults, .. } = self;
         remote.flush(env, faults);
         self.collect(inbox, env);
+        self.end_run(env);
         self.release_idle(usize::MAX, env);
         let mut settled = true;
         for class in 0..SizeClass::COUNT {

@@ -25,9 +25,9 @@ use crate::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 pub(crate) enum GroupFree {
     /// The object is free; nothing else is to be done.
     Done,
-    /// The object is free, and with it all of its group, which is not the first of its queue: the
-    /// slab may be empty.
-    Idle,
+    /// The object is free, and with it all of this group, which is not the first of its queue: its slab
+    /// may be empty. It is the object's, or the one in which a run of frees came to its end.
+    Idle(NonNull<Group>),
     /// Nothing happened: the object is not in use, or more has to be done than this path does.
     Refused,
 }
@@ -286,24 +286,23 @@ impl Group {
     }
 
     /// [`free`](Self::free) of what is known to be one of the group's objects, into a group in a
-    /// queue; says what is free now. `None`, and nothing happened, if it is free already.
+    /// queue; `false`, and nothing happened, if it is free already.
     ///
     /// # Safety
     /// - The caller owns the group's slab, and `index` is that of one of its objects; or the group is
     ///   the one in which nothing is in use.
     #[inline(always)]
-    pub(crate) unsafe fn free_known(group: NonNull<Self>, index: ObjectIndex) -> Option<usize> {
+    pub(crate) unsafe fn free_known(group: NonNull<Self>, index: ObjectIndex) -> bool {
         // SAFETY: ours (condition).
         unsafe {
-            let before = Self::free_bits(group);
-            if before & index.mask() != 0 {
+            let free = Self::free_bits(group);
+            if free & index.mask() != 0 {
                 cold_path();
-                return None;
+                return false;
             }
-            let free = before | index.mask();
-            (*group.as_ptr()).free.store(free, Relaxed);
-            Some(free)
+            (*group.as_ptr()).free.store(free | index.mask(), Relaxed);
         }
+        true
     }
 
     /// The address of the first object, and the bytes of all of them.
