@@ -187,6 +187,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
                 GroupFree::Done => {}
                 GroupFree::Refused => self.free_refused(own.into_held(), ptr, expected),
                 GroupFree::Idle(group) => self.settle_idle(own.into_held(), group),
+                GroupFree::Again(group) => self.begin_run(own.into_held(), class, group),
             }
         }
     }
@@ -242,6 +243,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             GroupFree::Refused => unsafe { self.free_refused(own.into_held(), ptr, expected) },
             // SAFETY: this heap's, as it just said.
             GroupFree::Idle(group) => unsafe { self.settle_idle(own.into_held(), group) },
+            // SAFETY: the same.
+            GroupFree::Again(group) => unsafe { self.begin_run(own.into_held(), class, group) },
         }
     }
 
@@ -260,6 +263,27 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         drop(held.into_own(self));
         // SAFETY: the condition.
         unsafe { self.dealloc_slow(ptr, expected) }
+    }
+
+    /// The rest of a free that went where the last one went: a run begins, and the heap is left.
+    ///
+    /// # Safety
+    /// - `group` is one of the heap's, of `class`, and something of it is free.
+    #[cold]
+    #[inline(never)]
+    unsafe fn begin_run(
+        &self,
+        held: Held<'_, PAGE_SIZE, P>,
+        class: SizeClass,
+        group: NonNull<Group>,
+    ) {
+        let mut own = held.into_own(self);
+        // SAFETY: the condition.
+        unsafe {
+            if let GroupFree::Idle(left) = own.local().begin_run(class, group) {
+                self.settle_idle(own.into_held(), left);
+            }
+        }
     }
 
     /// The rest of a free after which nothing of a group is in use: leaves the heap when it

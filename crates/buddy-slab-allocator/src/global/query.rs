@@ -12,8 +12,8 @@ use crate::sync::atomic::Ordering;
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// The most pages that one CPU's page lists and block cache keep. A running *pinned* or *thread* CPU withholds
     /// this from others, [`MAX_UNPUBLISHED_BYTES`](Self::MAX_UNPUBLISHED_BYTES) of other CPUs'
-    /// objects, at most two empty slabs per size class (three of one), 512 KiB of others, and what is free in slabs that it uses;
-    /// until it ticks, idles, or answers the platform's `drain_cpus`.
+    /// objects, at most two empty slabs per size class (three of one), 512 KiB of others, and what is
+    /// free in slabs that it uses; until it ticks, idles, or answers the platform's `drain_cpus`.
     pub const MAX_KEPT_PAGES: usize = max_kept_pages(PAGE_SIZE) + max_cached_pages(PAGE_SIZE);
 
     /// The most bytes of other CPUs' objects whose free one CPU has not published yet.

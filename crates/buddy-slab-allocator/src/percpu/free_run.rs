@@ -34,16 +34,9 @@ pub(super) struct FreeRun {
     bytes: usize,
     /// The group; [`Group::elsewhere`] if it is another heap's.
     group: NonNull<Group>,
-    /// The group that the last free went to that was not part of the run, by some bits of its
-    /// address; only compared: where two are taken for one a run begins for nothing.
-    last: u16,
+    /// The address of the group that the last free went to that was not part of the run.
+    last: usize,
     class: SizeClass,
-}
-
-/// What is kept of the address of a group.
-#[inline(always)]
-const fn bits_of(group: usize) -> u16 {
-    (group / align_of::<Group>()) as u16
 }
 
 impl FreeRun {
@@ -76,12 +69,11 @@ impl FreeRun {
     /// before went there too: a run is to begin.
     #[inline(always)]
     pub(super) fn note(&mut self, group: usize) -> bool {
-        let bits = bits_of(group);
-        if self.last == bits {
+        if self.last == group {
             cold_path();
             return true;
         }
-        self.last = bits;
+        self.last = group;
         false
     }
 

@@ -124,8 +124,8 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     }
 
     /// Frees an object of a slab of this heap, if that is all there is to do. O(1). If it says
-    /// [`GroupFree::Idle`], [`group_idle`](Self::group_idle) must follow; if
-    /// [`GroupFree::Refused`], nothing happened.
+    /// [`GroupFree::Idle`], [`group_idle`](Self::group_idle) must follow;
+    /// [`begin_run`](Self::begin_run) if [`GroupFree::Again`]; if [`GroupFree::Refused`], nothing happened.
     ///
     /// # Safety
     /// - `group` is one of a slab of this class that this heap owns.
@@ -144,9 +144,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                 self.classes[class.index()].push(group);
             }
             if self.run.note(group.addr().get()) {
-                let left = self.run.queued();
-                self.run.begin(class, group);
-                return self.left_by_run(left);
+                return GroupFree::Again(group);
             }
             // It may be any, and hardly one is idle.
             if Group::is_idle_with(group, free) && group != self.classes[class.index()].first() {
@@ -154,6 +152,23 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
             }
             GroupFree::Done
         }
+    }
+
+    /// What follows [`GroupFree::Again`]: from now on frees in the group are a run. O(1). It says
+    /// [`GroupFree::Done`] or [`GroupFree::Idle`], to be understood as of [`free`](Self::free).
+    ///
+    /// # Safety
+    /// - `group` is one of this heap and class, and something of it is free.
+    #[inline]
+    pub(crate) unsafe fn begin_run(
+        &mut self,
+        class: SizeClass,
+        group: NonNull<Group>,
+    ) -> GroupFree {
+        let left = self.run.queued();
+        // SAFETY: the condition; what something is free of is in its queue (F1).
+        unsafe { self.run.begin(class, group) };
+        self.left_by_run(left)
     }
 
     /// What is to be done for the group that a run was in, as of a free: while it lasted nobody looked.
@@ -231,8 +246,12 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         // SAFETY: the group's slab is this heap's (condition), as is that of the second one.
         unsafe {
             let slab = Slab::of_group(group);
+            let freed = match freed {
+                GroupFree::Again(group) => self.begin_run(Slab::class(slab), group),
+                freed => freed,
+            };
             match freed {
-                GroupFree::Done => Ok(()),
+                GroupFree::Done | GroupFree::Again(_) => Ok(()),
                 GroupFree::Refused if index.get() >= Slab::object_count(slab) => {
                     Err(Misuse::Interior)
                 }

@@ -28,6 +28,8 @@ pub(crate) enum GroupFree {
     /// The object is free, and with it all of this group, which is not the first of its queue: its slab
     /// may be empty. It is the object's, or the one in which a run of frees came to its end.
     Idle(NonNull<Group>),
+    /// The object is free, and the last free went to its group too, this one.
+    Again(NonNull<Group>),
     /// Nothing happened: the object is not in use, or more has to be done than this path does.
     Refused,
 }
@@ -219,8 +221,10 @@ impl Group {
             return false;
         }
         cold_path();
-        // SAFETY: passed on.
-        free == unsafe { Self::all(group) }
+        // Then it is all of them if the last one is. (A group has one at least.)
+        // SAFETY: alive (condition); the count never changes.
+        let last = unsafe { (*group.as_ptr()).count }.wrapping_sub(1);
+        free.wrapping_shr(u32::from(last)) & 1 != 0
     }
 
     /// Takes the lowest free object. Also says whether it was the last one; the group is to be
