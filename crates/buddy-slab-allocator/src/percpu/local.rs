@@ -111,7 +111,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
 
     /// Frees an object of another heap's slab if that takes no more than a note in the remote
     /// batch. O(1). What it says is to be understood as of [`free`](Self::free).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn free_remote(&mut self, class: SizeClass, object: RemoteObject) -> GroupFree {
         let Some(entry) = self.remote.add_fast(object) else { return GroupFree::Refused };
         if !self.run.note(object.group()) {
