@@ -124,8 +124,8 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     }
 
     /// Frees an object of a slab of this heap, if that is all there is to do. O(1). If it says
-    /// [`GroupFree::Idle`], [`group_idle`](Self::group_idle) must follow;
-    /// [`begin_run`](Self::begin_run) if [`GroupFree::Again`]; if [`GroupFree::Refused`], nothing happened.
+    /// [`GroupFree::Idle`], [`group_idle`](Self::group_idle) must follow, and if [`GroupFree::Again`]
+    /// [`begin_run`](Self::begin_run); if [`GroupFree::Refused`], nothing happened.
     ///
     /// # Safety
     /// - `group` is one of a slab of this class that this heap owns.
@@ -166,7 +166,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         group: NonNull<Group>,
     ) -> GroupFree {
         let left = self.run.queued();
-        // SAFETY: the condition; what something is free of is in its queue (F1).
+        // SAFETY: the condition; a group of which something is free is in its queue (F1).
         unsafe { self.run.begin(class, group) };
         self.left_by_run(left)
     }
