@@ -127,6 +127,24 @@ fn slabs_release_one(object: *mut u8) {
     free(object);
 }
 
+/// A slab in the middle freed in order, while another empty one is kept already, and one object of
+/// another: the next free there begins a run, and ends the one that left the slab empty.
+fn second_elsewhere(times: usize) -> *mut u8 {
+    let Full { objects, each } = full_slabs(times);
+    let (rest, end) = objects.split_at(objects.len() - 2 * each);
+    end.iter().copied().for_each(free);
+    let (_, middle) = rest.split_at(rest.len() - rest.len() / 2 / each * each);
+    middle[..each + 1].iter().copied().for_each(free);
+    middle[each + 1]
+}
+
+#[library_benchmark(setup = second_elsewhere)]
+#[bench::x1(1)]
+#[bench::x16(16)]
+fn slabs_release_of_run(object: *mut u8) {
+    free(object);
+}
+
 /// Objects of CPU 0 in the hands of CPU 1, which has freed one of another slab before.
 fn for_another(times: usize) -> *mut u8 {
     let objects = full_slabs(times).objects;
@@ -292,6 +310,7 @@ fn sections_pages(_: ()) -> Option<usize> {
 
 library_benchmark_group!(
     name = at_scale;
-    benchmarks = slabs_make_one, slabs_next_partial, slabs_free_of_full, slabs_release_one, slabs_free_remote,
+    benchmarks = slabs_make_one, slabs_next_partial, slabs_free_of_full, slabs_release_one,
+        slabs_release_of_run, slabs_free_remote,
         slabs_tick, slabs_collect, memory_refusal, memory_refusal_beside_partial_slabs, memory_refusal_in_pieces, memory_first_pages, sections_pages
 );

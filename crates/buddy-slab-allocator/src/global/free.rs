@@ -45,7 +45,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ///
     /// # Complexity
     /// O(1); as [`alloc`](Self::alloc). An object of another CPU's slab costs no atomic operation
-    /// until a batch of them is published.
+    /// until a batch of them is published (or, once in as many as follow each other, to give the slab
+    /// back that earlier frees left empty).
     ///
     /// # Safety
     /// - `ptr` came from this allocator with this layout, and was not freed since.

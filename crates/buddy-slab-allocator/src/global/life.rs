@@ -47,7 +47,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ///
     /// # Safety
     /// - The CPU executes nothing any more, until `cpu_online` is called for it.
-    /// - It did not stop while it held one of the allocator's locks or was changing a list.
+    /// - It did not stop while it held one of the allocator's locks or was changing a list, or what it
+    ///   notes of frees that follow each other.
     pub unsafe fn cpu_dead(&self, cpu: usize) -> AllocResult {
         let heap = self.heap_of(cpu)?;
         // SAFETY: the CPU has stopped (condition).

@@ -8,7 +8,7 @@
 //! else is known of a slab, so nothing is inferred from counters, and nothing is searched.
 //!
 //! A slab is empty when all its groups are idle (every object free). That is looked at when a group
-//! becomes idle that is not the first one. One empty slab a class is kept (`warm`), besides the one
+//! becomes idle that is not the first one; in a run of frees (`free_run`) when that ends. One empty slab a class is kept (`warm`), besides the one
 //! that the first group belongs to.
 //!
 //! # Invariants

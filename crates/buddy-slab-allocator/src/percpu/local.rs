@@ -219,8 +219,9 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
                 self.unsettled = true;
                 return;
             }
-            groups.remove(slab);
+            // First, so that a run's group is queued at every moment (U1).
             self.run.end_in_slab(slab);
+            groups.remove(slab);
             if !self.idle.push(slab, env) && !Self::release(slab, env) {
                 self.classes[Slab::class(slab).index()].insert(slab);
                 self.unsettled = true;

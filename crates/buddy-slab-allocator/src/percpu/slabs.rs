@@ -257,8 +257,8 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         // SAFETY: this heap's (condition); its groups are all on the list, since all are free. If
         // the slab is not released they go back there.
         unsafe {
-            groups.remove(slab);
             run.end_in_slab(slab);
+            groups.remove(slab);
             let released = Self::release(slab, env);
             if !released {
                 groups.insert(slab);
