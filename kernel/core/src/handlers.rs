@@ -2,6 +2,7 @@
 //! may free.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -106,6 +107,7 @@ pub fn on_tick<A: Arch>() {
         }
         local.seed.store(random.next_number(), Ordering::Relaxed);
     }
+    answer_messages(local);
     if ticks.is_multiple_of(16)
         && let Err(error) = A::heap().tick(local.index())
     {
@@ -138,6 +140,24 @@ impl Message {
     pub fn new(from: usize, len: usize, seed: u64) -> Box<Self> {
         let words = (0..len as u64).map(|i| seed.wrapping_mul(i + 1)).collect();
         Box::new(Self { next: ptr::null_mut(), from, words })
+    }
+
+    /// [`new`](Self::new) for a handler, whose request may be refused.
+    fn try_new(from: usize, len: usize, seed: u64) -> Option<Box<Self>> {
+        let mut words = Vec::new();
+        words.try_reserve_exact(len).ok()?;
+        words.extend((0..len as u64).map(|i| seed.wrapping_mul(i + 1)));
+        // SAFETY: the layout is not empty.
+        let place = unsafe { alloc::alloc::alloc(Layout::new::<Self>()) }.cast::<Self>();
+        if place.is_null() {
+            return None;
+        }
+        let message = Self { next: ptr::null_mut(), from, words: words.into_boxed_slice() };
+        // SAFETY: just allocated, by the layout that a box is freed with.
+        unsafe {
+            place.write(message);
+            Some(Box::from_raw(place))
+        }
     }
 
     /// Whether it says what it should.
@@ -190,21 +210,32 @@ pub fn answers(index: usize) -> impl Iterator<Item = Box<Message>> {
     cpu::get(index).into_iter().flat_map(|local| take(&local.answers))
 }
 
-/// The handler of an interrupt from another CPU: reads messages, drops them, answers each.
+/// The handler of an interrupt from another CPU: messages, and requests to drain.
 /// Interrupts are masked; the interrupt was acknowledged.
 pub fn on_message<A: Arch>() {
     let local = A::local();
-    for message in take(&local.inbox) {
-        message.verify();
-        let (from, len) = (message.from, message.words.len());
-        drop(message); // here, in the handler, on another CPU than made it
-        if let Some(sender) = cpu::get(from) {
-            push(&sender.answers, Message::new(local.index(), len, from as u64 + 1));
-        }
-        local.handler_work.fetch_add(4, Ordering::Relaxed);
-    }
+    answer_messages(local);
     if local.drain.load(Ordering::Acquire) {
         A::heap().drain_current();
         local.drain.store(false, Ordering::Release);
+    }
+}
+
+/// Reads the messages to this CPU, drops them, answers each. One whose answer is refused, since this
+/// handler interrupted the allocator, waits for the next interrupt, the timer's at the latest.
+fn answer_messages(local: &CpuLocal) {
+    for message in take(&local.inbox) {
+        message.verify();
+        let (from, len) = (message.from, message.words.len());
+        let Some(answer) = Message::try_new(local.index(), len, from as u64 + 1) else {
+            local.refused.fetch_add(1, Ordering::Relaxed);
+            push(&local.inbox, message);
+            continue;
+        };
+        drop(message); // here, in the handler, on another CPU than made it
+        if let Some(sender) = cpu::get(from) {
+            push(&sender.answers, answer);
+        }
+        local.handler_work.fetch_add(4, Ordering::Relaxed);
     }
 }
