@@ -138,8 +138,10 @@ pub struct Message {
 impl Message {
     /// A message of `len` words.
     pub fn new(from: usize, len: usize, seed: u64) -> Box<Self> {
-        let words = (0..len as u64).map(|i| seed.wrapping_mul(i + 1)).collect();
-        Box::new(Self { next: ptr::null_mut(), from, words })
+        let Some(message) = Self::try_new(from, len, seed) else {
+            panic!("no memory for a message")
+        };
+        message
     }
 
     /// [`new`](Self::new) for a handler, whose request may be refused.

@@ -204,29 +204,37 @@ mod tests {
         }
     }
 
-    /// A context that may not wait puts empty slabs back on the list, in front of others; each is
-    /// found when it can be released.
-    #[test]
-    fn empty_slabs_that_could_not_be_released_are_found_later() {
+    const LAYOUT: Layout = Layout::new::<[u64; 8]>();
+
+    /// A heap of one CPU, with memory of its own while the story lasts.
+    fn with_heap(story: impl FnOnce(&GlobalAllocator, &dyn Fn() -> usize)) {
         const BYTES: usize = 64 << 20;
         let region = Layout::from_size_align(BYTES, 4096).unwrap();
-        let layout = Layout::from_size_align(64, 8).unwrap();
-        // SAFETY: the region is the heap's while it is used; the heap of CPU 0 is held where its
-        // parts are touched; what is freed was allocated.
+        // SAFETY: the region is the heap's while it is used.
         unsafe {
             let at = alloc(region);
             let heap = GlobalAllocator::<4096>::new();
             heap.init(core::slice::from_raw_parts_mut(at, BYTES), 1, &Os).unwrap();
-            let slabs = || heap.class_totals(SizeClass::Bytes64).0;
+            story(&heap, &|| heap.class_totals(SizeClass::Bytes64).0);
+            dealloc(at, region);
+        }
+    }
+
+    /// A context that may not wait puts empty slabs back on the list, in front of others; each is
+    /// found when it can be released.
+    #[test]
+    fn empty_slabs_that_could_not_be_released_are_found_later() {
+        // SAFETY: the heap of CPU 0 is held where its parts are touched; what is freed was allocated.
+        with_heap(|heap, slabs| unsafe {
             let mut kept = Vec::new();
             while slabs() < 2 {
-                kept.push(heap.alloc(layout).unwrap());
+                kept.push(heap.alloc(LAYOUT).unwrap());
             }
             let mut others = Vec::new();
             while slabs() < 8 {
-                others.push(heap.alloc(layout).unwrap());
+                others.push(heap.alloc(LAYOUT).unwrap());
             }
-            others.iter().for_each(|object| heap.dealloc(*object, layout));
+            others.iter().for_each(|object| heap.dealloc(*object, LAYOUT));
             assert!(slabs() > 3, "some are idle");
 
             let cpu = heap.heaps.cpu(0).unwrap();
@@ -234,38 +242,30 @@ mod tests {
             cpu.local().release_idle(1, &heap.env_of(cpu, Wait::Try));
             heap.let_go(cpu);
             // What was full is first now, before all that are empty.
-            heap.dealloc(kept.remove(0), layout);
+            heap.dealloc(kept.remove(0), LAYOUT);
             heap.shrink();
             heap.check_invariants();
             assert_eq!(slabs(), 2, "those of which something is in use");
-            kept.iter().for_each(|object| heap.dealloc(*object, layout));
+            kept.iter().for_each(|object| heap.dealloc(*object, LAYOUT));
             heap.shrink();
             assert_eq!(slabs(), 0);
-            dealloc(at, region);
-        }
+        });
     }
 
     /// Nobody looks whether a group is idle while frees go on in it; a drain does, and a tick.
     #[test]
     fn the_slab_that_a_run_of_frees_left_empty_is_given_back() {
-        const BYTES: usize = 64 << 20;
-        let region = Layout::from_size_align(BYTES, 4096).unwrap();
-        let layout = Layout::from_size_align(64, 8).unwrap();
         for tick_first in [false, true] {
-            // SAFETY: the region is the heap's while it is used; what is freed was allocated.
-            unsafe {
-                let at = alloc(region);
-                let heap = GlobalAllocator::<4096>::new();
-                heap.init(core::slice::from_raw_parts_mut(at, BYTES), 1, &Os).unwrap();
-                let slabs = || heap.class_totals(SizeClass::Bytes64).0;
+            // SAFETY: the heap of CPU 0 is held where its parts are touched; what is freed was allocated.
+            with_heap(|heap, slabs| unsafe {
                 let mut objects = Vec::new();
                 while slabs() < 8 {
-                    objects.push(heap.alloc(layout).unwrap());
+                    objects.push(heap.alloc(LAYOUT).unwrap());
                 }
                 // Of the first group one stays: what is behind it is not found by going through those
                 // that are empty.
                 let kept = objects.pop().unwrap();
-                objects.iter().for_each(|object| heap.dealloc(*object, layout));
+                objects.iter().for_each(|object| heap.dealloc(*object, LAYOUT));
                 heap.check_invariants();
                 if tick_first {
                     heap.tick(0).unwrap();
@@ -278,9 +278,8 @@ mod tests {
                 heap.shrink();
                 assert_eq!(slabs(), 1);
                 heap.check_invariants();
-                heap.dealloc(kept, layout);
-                dealloc(at, region);
-            }
+                heap.dealloc(kept, LAYOUT);
+            });
         }
     }
 }

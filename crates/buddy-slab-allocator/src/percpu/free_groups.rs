@@ -8,8 +8,8 @@
 //! else is known of a slab, so nothing is inferred from counters, and nothing is searched.
 //!
 //! A slab is empty when all its groups are idle (every object free). That is looked at when a group
-//! becomes idle that is not the first one; in a run of frees (`free_run`) when that ends. One empty slab a class is kept (`warm`), besides the one
-//! that the first group belongs to.
+//! becomes idle that is not the first one; in a run of frees (`free_run`) when that ends. One empty
+//! slab a class is kept (`warm`), besides the one that the first group belongs to.
 //!
 //! # Invariants
 //! - F1: the queue holds exactly the groups of this heap and class of which an object is free.

@@ -4,9 +4,9 @@
 //! the groups as they were allocated, and so does a consumer of what another CPU made. The second
 //! free in a row into the same group begins a *run* there. A heap has one, not one a class: so
 //! asking takes no class, and four instructions, and is easily foreseen, since where frees go
-//! anywhere no run begins. While it lasts nobody looks whether its group is idle (that was a tenth of
-//! such a free): that is seen to when the next run begins, on tick, on idle, and before a heap is
-//! drained. So a heap may keep one empty slab more.
+//! anywhere no run begins. While it lasts nobody looks whether its group is idle: that is seen to when
+//! the next run begins, on tick, on idle, and before a heap is drained. So a heap may keep one empty
+//! slab more.
 //!
 //! A run of another heap's objects goes on in the entry of the remote batch that gathers them. It
 //! ends with the page of the object that began it: that one's metadata vouches for all pages of the
