@@ -209,6 +209,28 @@ fn what_grows_again_and_again_finds_its_room() {
     check_all_free(heap);
 }
 
+/// As large blocks leave it that came and went before.
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn what_grows_beside_a_full_cache_finds_its_room_too() {
+    let heap = common::heap_on(PinnedSim::default(), 64 * MIB, 1);
+    // Of 512 pages that may be kept.
+    let blocks = objects(heap, layout(30 * PAGE, 8), 17);
+    free_objects(heap, layout(30 * PAGE, 8), &blocks);
+    assert_eq!(heap.snapshot().cached_pages, 510);
+    let (first, _) = grow_to_a_mebibyte(heap);
+    free_objects(heap, layout(MIB, 8), &[first]);
+    for _ in 0..4 {
+        let (at, moves) = grow_to_a_mebibyte(heap);
+        assert_eq!(moves, 0);
+        free_objects(heap, layout(MIB, 8), &[at]);
+        heap.check_invariants();
+        let blocks = objects(heap, layout(30 * PAGE, 8), 17);
+        free_objects(heap, layout(30 * PAGE, 8), &blocks);
+    }
+    check_all_free(heap);
+}
+
 #[cfg(target_pointer_width = "64")]
 #[test]
 fn the_pages_behind_what_grows_serve_every_request_before_it_fails() {

@@ -228,7 +228,7 @@ impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
     }
 
     /// Joins a block to the span behind it; `false` (and it is still the caller's) if there is
-    /// none, or no room. O(1).
+    /// none, or no room. O(1); if the cache is full, other blocks go back under the node's lock.
     ///
     /// # Safety
     /// - `page` heads a `Cached` block of `count` pages which the caller owns.
@@ -240,14 +240,39 @@ impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> bool {
         let Some(span) = self.spans.behind(page.addr(), count) else { return false };
-        let kept = env.page_counts.cached() + count;
-        if kept > Self::limit(env) || !page.is_of_runs() {
+        if !page.is_of_runs() {
             return false;
+        }
+        let kept = env.page_counts.cached() + count;
+        if kept > Self::limit(env) {
+            // SAFETY: the same condition.
+            return unsafe { self.join_full(page, count, env) };
         }
         span.count = 0;
         span.clean = false;
         env.page_counts.set_cached(kept);
         true
+    }
+
+    /// [`join`](Self::join) when the cache has no room for the block: other blocks make it, since
+    /// otherwise the next one that grows would be copied again and again.
+    ///
+    /// # Safety
+    /// - As for `join`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn join_full<L: RawLock>(
+        &mut self,
+        page: PageRef<'_, PAGE_SIZE>,
+        count: usize,
+        env: &Env<'_, PAGE_SIZE, L>,
+    ) -> bool {
+        let limit = Self::limit(env);
+        let Some(others) = limit.checked_sub(count) else { return false };
+        // More than that, so that not every block finds it full.
+        self.keep_at_most(others.min(limit / 4 * 3), env);
+        // SAFETY: the same condition. There is room now, if not for a span.
+        env.page_counts.cached() + count <= limit && unsafe { self.join(page, count, env) }
     }
 
     /// How many pages beyond its own a block of `count` pages that grows is given at hand: twice as
