@@ -5,7 +5,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Once;
 
 use super::Engine;
-use super::ours::{REGION_BYTES, region};
+use super::ours::memory;
 
 /// `rlsf`'s TLSF with the bitmaps that its docs suggest for a large pool.
 type Tlsf = rlsf::Tlsf<'static, u32, u32, 28, 16>;
@@ -27,7 +27,7 @@ macro_rules! engine {
             fn start() {
                 static STARTED: Once = Once::new();
                 STARTED.call_once(|| {
-                    let $region = region(REGION_BYTES);
+                    let $region = memory();
                     // SAFETY: the region is leaked, and goes to this heap only.
                     unsafe { $init }
                 });
@@ -67,7 +67,7 @@ impl Engine for Rlsf {
     fn start() {
         static STARTED: Once = Once::new();
         STARTED.call_once(|| {
-            let region = NonNull::from(region(REGION_BYTES));
+            let region = NonNull::from(memory());
             // SAFETY: the region is leaked, and goes to this heap only.
             unsafe { RLSF.lock().insert_free_block_ptr(region) }.expect("a free block");
         });
