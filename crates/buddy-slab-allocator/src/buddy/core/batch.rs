@@ -166,19 +166,28 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     ) -> usize {
         // SAFETY: the lock is held (condition); this is the only reference to the table.
         let table = unsafe { node.table() };
-        let mut places = out.iter_mut().rev();
-        while places.len() != 0 {
+        let wanted = out.len();
+        let mut places = out;
+        while !places.is_empty() {
             let Some(slot) = table.first_with(zone, order, 0) else { break };
             let Some(section) = table.get(slot) else { break };
             // SAFETY: a section in the table stays while the lock is held.
             let section: &Section<PAGE_SIZE> = unsafe { section.as_ref() };
             let before = section.free_pages(zone);
             let max = places.len();
-            // SAFETY: the lock of the section's node is held.
+            // SAFETY: the lock of the section's node is held. `start` and `meta` are those of the
+            // first of blocks that lie side by side, and lead to the others.
             let got = unsafe {
-                section.alloc_evenly(zone, order, Kind::Cached, max, |pfn| {
-                    if let Some(place) = places.next() {
-                        *place = KeptPage::keep(PageRef::new(section, pfn));
+                section.alloc_evenly(zone, order, Kind::Cached, max, |first, blocks| {
+                    let (mut start, mut meta) = (section.ptr_of(first), section.meta_of(first));
+                    let left = core::mem::take(&mut places);
+                    let (left, filled) = left.split_at_mut(left.len() - blocks);
+                    places = left;
+                    for place in filled.iter_mut().rev() {
+                        // INVARIANT: just allocated.
+                        *place = KeptPage { start, meta };
+                        start = start.byte_add(order.pages() * PAGE_SIZE);
+                        meta = meta.add(order.pages());
                     }
                 })
             };
@@ -188,8 +197,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                 break;
             }
         }
-        let left = places.len();
-        out.len() - left
+        wanted - places.len()
     }
 
     /// Gives back the blocks of `count` pages that `next` yields, with one lock hold for every run
@@ -244,9 +252,6 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                 debug_assert!(false, "P8: the section of an owned block stays");
                 return;
             };
-            let run = blocks.iter().take_while(|block| section.contains(block.addr())).count();
-            let (here, rest) = blocks.split_at(run);
-            blocks = rest;
             let node = self.node_of(section);
             if !held.as_ref().is_some_and(|(_, locked)| core::ptr::eq(*locked, node)) {
                 // Give the old lock back before the next is taken: never two of a rank.
@@ -260,13 +265,17 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                     let table = node.table();
                     Self::edit(node, table, section, || {
                         let mut pfns = [Pfn::ZERO; AT_ONCE];
-                        for blocks in here.chunks(AT_ONCE) {
+                        loop {
                             let mut count = 0;
                             for (pfn, block) in pfns.iter_mut().zip(blocks) {
                                 let Some(first) = section.pfn_of(block.addr()) else { break };
                                 *pfn = first;
                                 count += 1;
                             }
+                            if count == 0 {
+                                break;
+                            }
+                            blocks = &blocks[count..];
                             section.free_evenly(order, &mut pfns[..count]);
                         }
                     });
@@ -274,9 +283,12 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             } else {
                 // Patience ran out once: that is enough for all.
                 wait = Wait::Try;
-                for page in here.iter().filter_map(|block| self.page_of(*block)) {
+                while let Some((block, rest)) = blocks.split_first()
+                    && let Some(pfn) = section.pfn_of(block.addr())
+                {
+                    blocks = rest;
                     // SAFETY: the block is owned (condition).
-                    unsafe { self.push_deferred(page, order.pages()) };
+                    unsafe { self.push_deferred(PageRef::new(section, pfn), order.pages()) };
                 }
             }
         }

@@ -5,15 +5,16 @@
 //! neighbours, so that a batch freed in order of address (either way) merges as a whole.
 
 use super::Section;
-use super::head::{HeadWord, Kind};
+use super::head::{HeadWord, Kind, Page};
 use super::lists::{add, sub};
 use super::prefetch::prefetch_for_write;
+use crate::buddy::page_meta::words;
 use crate::units::{Order, Pfn, Zone};
 
 impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// Takes up to `max` blocks of `order` from a zone, the smallest free blocks first, and tells
-    /// `sink` of each. Those of one larger block come in ascending order.
-    /// Returns how many.
+    /// `sink` of the first of those that lie side by side, and how many these are.
+    /// Returns how many there are in all.
     ///
     /// Complexity: O(max + `MAX_ORDER`), and O(pages of a carve block) for each that is carved.
     /// Locks: the node's is held; `sink` must do no more than store what it gets.
@@ -26,7 +27,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         order: Order,
         kind: Kind,
         max: usize,
-        mut sink: impl FnMut(Pfn),
+        mut sink: impl FnMut(Pfn, usize),
     ) -> usize {
         let mut got = 0;
         while got < max {
@@ -35,7 +36,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                 let Some(taken) = (unsafe { self.alloc_order_from_runs(zone, order, kind) }) else {
                     break;
                 };
-                sink(taken.pfn);
+                sink(taken.pfn, 1);
                 got += 1;
                 continue;
             };
@@ -47,10 +48,12 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                 let clean = self.page_unchecked(pfn).head().is_clean();
                 self.split(pfn, from, whole, zone, clean);
                 let word = HeadWord::allocated(order, kind, zone, clean);
-                self.cut_evenly(pfn, whole, order, word, &mut sink);
+                self.cut_evenly(pfn, whole, order, word);
+                let blocks = 1 << (whole.get() - order.get());
+                sink(pfn, blocks);
+                got += blocks;
             }
             sub(&self.lists(zone).free_pages, whole.pages());
-            got += 1 << (whole.get() - order.get());
         }
         got
     }
@@ -60,30 +63,22 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// # Safety
     /// - Lock held; the block is on no list and in nobody's hands, its first page has metadata.
     #[inline]
-    unsafe fn cut_evenly(
-        &self,
-        pfn: Pfn,
-        whole: Order,
-        order: Order,
-        word: HeadWord,
-        mut sink: impl FnMut(Pfn),
-    ) {
-        let count = order.pages() as u32;
-        let first = pfn.index();
-        for index in (first..first + whole.pages()).step_by(order.pages()) {
-            let piece = Self::nth(index);
-            // SAFETY: a part of the block. Below the size of a carve block all of it has metadata;
-            // above, `write_head` makes that of its head.
-            unsafe {
-                if whole < Self::CARVE_ORDER {
-                    let page = self.page_unchecked(piece);
-                    page.set_prev(count);
-                    page.set_head(word);
-                } else {
-                    self.write_head(piece, order.pages(), word, count);
-                }
+    unsafe fn cut_evenly(&self, pfn: Pfn, whole: Order, order: Order, word: HeadWord) {
+        let (count, first) = (order.pages() as u32, pfn.index());
+        if whole >= Self::CARVE_ORDER {
+            for index in (first..first + whole.pages()).step_by(order.pages()) {
+                // SAFETY: a part of the block, whose head gets metadata by it.
+                unsafe { self.write_head(Self::nth(index), order.pages(), word, count) };
             }
-            sink(piece);
+            return;
+        }
+        // (Read once: nobody writes it, but a compiler cannot know.)
+        let metas = self.metas;
+        for at in (pfn.get()..pfn.get() + whole.pages() as u32).step_by(order.pages()) {
+            // SAFETY: a part of the block, which lies in one carve block: all of that has metadata.
+            let page = Page::new(unsafe { words(metas, at) });
+            page.set_prev(count);
+            page.set_head(word);
         }
     }
 
@@ -108,17 +103,19 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             if let Some(next) = blocks.get(at + 1)
                 && !word.spans_zones()
             {
-                if next.index() == from + step {
-                    run = self.follow(&blocks[at..], step, word);
-                } else if next.index() + step == from {
-                    run = self.follow(&blocks[at..], step.wrapping_neg(), word);
-                    from -= (run - 1) * step;
+                // SAFETY: the caller's blocks, of this order; the lock is held.
+                unsafe {
+                    if next.index() == from + step {
+                        run = self.join_owned(&blocks[at..], 1, order, word);
+                    } else if next.index() + step == from {
+                        run = self.join_owned(&blocks[at..], -1, order, word);
+                        from -= (run - 1) * step;
+                    }
                 }
             }
             // SAFETY: lock held; blocks of the caller's, in one zone where they are joined.
             unsafe {
                 if run > 1 {
-                    self.join_owned(from, run, order, word.zone_field());
                     self.free_pieces(from, from + run * step, word);
                 } else if word.is_from_run()
                     || word.spans_zones()
@@ -138,20 +135,53 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         }
     }
 
-    /// How many blocks follow one another in steps of so many pages, with the head of the first.
+    /// Makes the first of `blocks`, whose head is `word`, one run of pages without a head in it
+    /// together with those after it, as long as each lies beside the one before, behind it (`side`
+    /// is 1) or in front (-1), and has the same head. Returns how many they are; a block that is
+    /// alone stays as it is.
+    ///
+    /// # Safety
+    /// - Lock held; the blocks are the caller's, of this order.
     #[inline(never)]
-    fn follow(&self, blocks: &[Pfn], step: usize, word: HeadWord) -> usize {
-        let mut next = match blocks {
-            [first, ..] => first.index(),
-            [] => return 0,
-        };
-        let alike = |pfn: &&Pfn| {
-            // SAFETY: the first page of a block of the caller's has metadata.
-            let alike = pfn.index() == next && unsafe { self.page_unchecked(**pfn) }.head() == word;
+    unsafe fn join_owned(&self, blocks: &[Pfn], side: i32, order: Order, word: HeadWord) -> usize {
+        let Some((first, others)) = blocks.split_first() else { return 0 };
+        let step = side.wrapping_mul(order.pages() as i32) as u32;
+        let (mut next, mut run) = (first.get(), 1);
+        // (Read once: nobody writes it, but a compiler cannot know.)
+        let metas = self.metas;
+        for block in others {
             next = next.wrapping_add(step);
-            alike
-        };
-        blocks.iter().take_while(alike).count()
+            if block.get() != next {
+                break;
+            }
+            // SAFETY: the first page of a block of the caller's has metadata.
+            let page = Page::new(unsafe { words(metas, next) });
+            if page.head() != word {
+                break;
+            }
+            // SAFETY: that page.
+            unsafe { self.make_tail(page, *block, order, word) };
+            run += 1;
+        }
+        if run > 1 {
+            // SAFETY: the caller's block.
+            unsafe { self.make_tail(self.page_unchecked(*first), *first, order, word) };
+        }
+        run
+    }
+
+    /// Makes the first page of a block with that head one within a larger block.
+    ///
+    /// # Safety
+    /// - Lock held; the block at `pfn`, which `page` heads, is the caller's, of this order.
+    #[inline(always)]
+    unsafe fn make_tail(&self, page: Page<'_>, pfn: Pfn, order: Order, word: HeadWord) {
+        if order < Self::CARVE_ORDER {
+            page.set_head(HeadWord::tail(word.zone_field()));
+        } else {
+            // SAFETY: passed on.
+            unsafe { self.demote(pfn, word.zone_field()) };
+        }
     }
 
     /// Gives back blocks that have nothing to do with one another. All are merged with their
@@ -221,23 +251,5 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     #[inline(always)]
     fn fetch(&self, pfn: Pfn) {
         prefetch_for_write(self.metas.wrapping_add(pfn.index()));
-    }
-
-    /// Makes neighbouring blocks one run of pages without a head in it.
-    ///
-    /// # Safety
-    /// - Lock held; the blocks are the caller's.
-    unsafe fn join_owned(&self, from: usize, blocks: usize, order: Order, zone_field: u32) {
-        for index in (from..from + blocks * order.pages()).step_by(order.pages()) {
-            // SAFETY: the head of a block of the caller's has metadata, and below the size of a
-            // carve block so does all around it.
-            unsafe {
-                if order < Self::CARVE_ORDER {
-                    self.page_unchecked(Self::nth(index)).set_head(HeadWord::tail(zone_field));
-                } else {
-                    self.demote(Self::nth(index), zone_field);
-                }
-            }
-        }
     }
 }

@@ -52,7 +52,7 @@ pub(crate) use slab_marks::PageMark;
 use core::ptr::NonNull;
 
 use super::links::SectionLinks;
-use super::page_meta::{PageMeta, words};
+use super::page_meta::{PageMeta, PageWords, words};
 use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::units::{NodeId, Order, Pfn, Zone};
 use carve::CarveState;
@@ -235,6 +235,14 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         debug_assert!(pfn.index() < self.pages);
         // SAFETY: in range by the caller's word.
         Page::new(unsafe { words(self.metas, pfn.get()) })
+    }
+
+    /// Where the metadata of a page is, or will be: in an array of that of all pages.
+    #[inline]
+    pub(crate) fn meta_of(&self, pfn: Pfn) -> NonNull<PageWords> {
+        debug_assert!(pfn.index() < self.pages);
+        // SAFETY: the array of metadata, in which the page has a place, begins at no null address.
+        unsafe { NonNull::new_unchecked(self.metas.add(pfn.index()).cast()) }
     }
 
     /// The order of the largest free block of a zone, or one whose pages its longest run has.
