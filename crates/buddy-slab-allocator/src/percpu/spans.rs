@@ -37,6 +37,15 @@ impl<const PAGE_SIZE: usize> Span<PAGE_SIZE> {
     fn pages(&self) -> usize {
         (self.total - self.count) as usize
     }
+
+    /// Makes the `count` pages in front part of the span. (Says `true`: it is done.)
+    #[inline(always)]
+    fn take_in(&mut self, count: usize, counts: &PageCounts) -> bool {
+        self.count = 0;
+        self.clean = false;
+        counts.set_cached(counts.cached() + count);
+        true
+    }
 }
 
 /// The spans of one heap. [`BlockCache`] counts their pages among its own.
@@ -228,7 +237,7 @@ impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
     }
 
     /// Joins a block to the span behind it; `false` (and it is still the caller's) if there is
-    /// none, or no room. O(1); if the cache is full, other blocks go back under the node's lock.
+    /// none, or no room. O(1), without a lock, unless the cache is full.
     ///
     /// # Safety
     /// - `page` heads a `Cached` block of `count` pages which the caller owns.
@@ -245,34 +254,31 @@ impl<const PAGE_SIZE: usize> BlockCache<PAGE_SIZE> {
         }
         let kept = env.page_counts.cached() + count;
         if kept > Self::limit(env) {
-            // SAFETY: the same condition.
-            return unsafe { self.join_full(page, count, env) };
+            return self.make_room_for(count, env) && {
+                let span = self.spans.behind(page.addr(), count);
+                span.is_some_and(|span| span.take_in(count, env.page_counts))
+            };
         }
-        span.count = 0;
-        span.clean = false;
-        env.page_counts.set_cached(kept);
-        true
+        span.take_in(count, env.page_counts)
     }
 
-    /// [`join`](Self::join) when the cache has no room for the block: other blocks make it, since
-    /// otherwise the next one that grows would be copied again and again.
+    /// Lets blocks on the stacks make room for `count` pages behind which there is a span: otherwise
+    /// the next block that grows would be copied, again and again. `false`, and nothing happens, if
+    /// that takes spans.
     ///
-    /// # Safety
-    /// - As for `join`.
+    /// Complexity: O(blocks kept). Locks: the node's, for up to `BATCH` blocks at a time.
     #[cold]
     #[inline(never)]
-    unsafe fn join_full<L: RawLock>(
-        &mut self,
-        page: PageRef<'_, PAGE_SIZE>,
-        count: usize,
-        env: &Env<'_, PAGE_SIZE, L>,
-    ) -> bool {
-        let limit = Self::limit(env);
-        let Some(others) = limit.checked_sub(count) else { return false };
-        // More than that, so that not every block finds it full.
-        self.keep_at_most(others.min(limit / 4 * 3), env);
-        // SAFETY: the same condition. There is room now, if not for a span.
-        env.page_counts.cached() + count <= limit && unsafe { self.join(page, count, env) }
+    fn make_room_for<L: RawLock>(&mut self, count: usize, env: &Env<'_, PAGE_SIZE, L>) -> bool {
+        let (limit, in_spans) = (Self::limit(env), self.spans.pages());
+        match limit.checked_sub(count) {
+            Some(others) if others >= in_spans => {
+                // A quarter at least, so that not every block finds it full.
+                self.keep_at_most(others.min((limit / 4 * 3).max(in_spans)), env);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// How many pages beyond its own a block of `count` pages that grows is given at hand: twice as

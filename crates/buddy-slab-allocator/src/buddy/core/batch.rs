@@ -176,7 +176,8 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
             let before = section.free_pages(zone);
             let max = places.len();
             // SAFETY: the lock of the section's node is held. `start` and `meta` are those of the
-            // first of blocks that lie side by side, and lead to the others.
+            // first of blocks that lie side by side, and lead to the others; behind the last one
+            // there is still something of the region (metadata, and what follows that).
             let got = unsafe {
                 section.alloc_evenly(zone, order, Kind::Cached, max, |first, blocks| {
                     let (mut start, mut meta) = (section.ptr_of(first), section.meta_of(first));

@@ -13,7 +13,7 @@ use crate::units::{Order, Pfn, Zone};
 
 impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// Takes up to `max` blocks of `order` from a zone, the smallest free blocks first, and tells
-    /// `sink` of the first of those that lie side by side, and how many these are.
+    /// `sink` of each stretch of blocks side by side: which is the first, and how many they are.
     /// Returns how many there are in all.
     ///
     /// Complexity: O(max + `MAX_ORDER`), and O(pages of a carve block) for each that is carved.
@@ -150,6 +150,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         // (Read once: nobody writes it, but a compiler cannot know.)
         let metas = self.metas;
         for block in others {
+            // (What wraps is no page's number: there are fewer than 2^32 - 1.)
             next = next.wrapping_add(step);
             if block.get() != next {
                 break;

@@ -241,8 +241,9 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     #[inline]
     pub(crate) fn meta_of(&self, pfn: Pfn) -> NonNull<PageWords> {
         debug_assert!(pfn.index() < self.pages);
+        let meta = self.metas.wrapping_add(pfn.index());
         // SAFETY: the array of metadata, in which the page has a place, begins at no null address.
-        unsafe { NonNull::new_unchecked(self.metas.add(pfn.index()).cast()) }
+        unsafe { NonNull::new_unchecked(meta.cast()) }
     }
 
     /// The order of the largest free block of a zone, or one whose pages its longest run has.
