@@ -191,8 +191,9 @@ impl<const PAGE_SIZE: usize> PageLists<PAGE_SIZE> {
     #[cold]
     pub(crate) fn refill<L: RawLock>(&mut self, list: ListIndex, env: &Env<'_, PAGE_SIZE, L>) {
         // A small heap is not emptied into one CPU's list.
-        let fair = env.core.free_pages() >> (4 + list.order(PAGE_SIZE).get());
-        self.fetch(list, list.batch().min(fair).max(1), env);
+        let share = 4 + list.order(PAGE_SIZE).get();
+        let fair = env.core.free_pages_up_to(list.batch() << share) >> share;
+        self.fetch(list, fair.max(1), env);
     }
 
     /// Fetches up to `max` blocks, as far as there is room.

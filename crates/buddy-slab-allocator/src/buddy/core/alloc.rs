@@ -69,10 +69,11 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         preferred: NodeId,
     ) -> impl Iterator<Item = &Node<Section<PAGE_SIZE>, L>> {
         let preferred = preferred.index() & (MAX_NODES - 1);
-        (0..MAX_NODES).flat_map(move |distance| {
-            let lower = preferred.checked_sub(distance);
-            let upper = (distance > 0).then_some(preferred + distance);
-            [lower, upper].into_iter().flatten().filter_map(|index| self.nodes.get(index))
+        (0..2 * MAX_NODES).filter_map(move |step| {
+            let distance = step.div_ceil(2);
+            let lower = step % 2 == 1;
+            let index = if lower { preferred.checked_sub(distance)? } else { preferred + distance };
+            self.nodes.get(index)
         })
     }
 

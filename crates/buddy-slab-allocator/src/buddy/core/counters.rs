@@ -36,13 +36,19 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
 
     /// Free pages: on the lists or deferred.
     pub(crate) fn free_pages(&self) -> usize {
-        let listed: usize = self
-            .nodes
-            .iter()
-            .flat_map(|node| &node.zones)
-            .map(|zone| zone.free.load(Ordering::Relaxed))
-            .sum();
-        listed + self.deferred_pages()
+        self.free_pages_up_to(usize::MAX)
+    }
+
+    /// The same, or `most` if there are more: which needs no look at what comes then.
+    pub(crate) fn free_pages_up_to(&self, most: usize) -> usize {
+        let mut free = self.deferred_pages();
+        for node in &self.nodes {
+            free += node.zones.iter().map(|zone| zone.free.load(Ordering::Relaxed)).sum::<usize>();
+            if free >= most {
+                return most;
+            }
+        }
+        free
     }
 
     /// Pages on the deferred list.
