@@ -50,8 +50,8 @@ pub use crate::units::MAX_ORDER;
 #[cfg(not(loom))]
 pub(crate) use self::{
     core::{
-        KeptPage, MAX_NODES, OwnedPage, PageCore, PageError, PageRef, PageRequest, RemovalError,
+        MAX_NODES, OwnedPage, PageCore, PageError, PageRef, PageRequest, RemovalError,
         RemovalToken, RunKind, Wait,
     },
-    section::{Kind, PageMark, Placement, RegionSpec, Section},
+    section::{KeptPage, Kind, PageMark, Placement, RegionSpec, Section},
 };

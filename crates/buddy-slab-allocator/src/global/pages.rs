@@ -1,7 +1,7 @@
 //! Pages by address, as published, and with options.
 
 use super::GlobalAllocator;
-use crate::buddy::{KeptPage, Kind, PageError, PageRef};
+use crate::buddy::{Kind, PageError, PageRef};
 use crate::error::{AllocError, AllocResult};
 use crate::percpu::PageLists;
 use crate::platform::Platform;
@@ -124,7 +124,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// O(1) to this CPU's page lists, one compare-and-swap; else O(`MAX_ORDER`) under the lock.
     #[inline(always)]
     pub fn dealloc_pages(&self, addr: usize, count: usize) {
-        let claim = || self.core.claim_fast(addr, count, Kind::Pages).map(KeptPage::keep);
+        let claim = || self.core.claim_kept(addr, count, Kind::Pages);
         // SAFETY: claimed: nobody else frees these pages.
         if unsafe { !self.keep_listed(addr, count, claim) } {
             self.dealloc_pages_slow(addr, count);
@@ -206,9 +206,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let mut count = 0;
         for &addr in addrs {
             let Some(vacancy) = lists.vacancy(list, counts) else { break };
-            let Some(page) = self.core.claim_fast(addr, 1, Kind::Pages) else { break };
+            let Some(page) = self.core.claim_kept(addr, 1, Kind::Pages) else { break };
             // SAFETY: claimed; a single page.
-            unsafe { vacancy.fill(KeptPage::keep(page)) };
+            unsafe { vacancy.fill(page) };
             count += 1;
         }
         count

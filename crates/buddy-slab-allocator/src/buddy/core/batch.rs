@@ -4,101 +4,10 @@
 use core::ptr::NonNull;
 
 use super::super::node::{Node, rank};
-use super::super::page_meta::PageWords;
-use super::super::section::{HeadWord, Kind, Page, Section};
+use super::super::section::{KeptPage, Kind, Section};
 use super::{PageCore, PageRef, Wait};
 use crate::sync::{Guard, RawLock};
-use crate::units::{NodeId, Order, Pfn, Zone};
-
-/// How many blocks go back to their section together.
-const AT_ONCE: usize = if usize::BITS >= 64 { 64 } else { 8 };
-
-/// A block that somebody owns: where it begins, and where the metadata of its first page is. As
-/// much as it takes to hand it out, without a look at its section.
-///
-/// # Invariants
-/// - `start` is the first byte of a block that whoever has this owns, and `meta` its metadata; or
-///   this is [`NOTHING`](Self::NOTHING). (A section with such a block is not removed.)
-#[derive(Clone, Copy)]
-pub(crate) struct KeptPage {
-    start: NonNull<u8>,
-    meta: NonNull<PageWords>,
-}
-
-impl KeptPage {
-    /// A place where a block can be kept.
-    pub(crate) const NOTHING: Self = Self { start: NonNull::dangling(), meta: NonNull::dangling() };
-
-    /// The block that `page` heads, which the caller owns.
-    #[inline(always)]
-    pub(crate) fn keep<const PAGE_SIZE: usize>(page: PageRef<'_, PAGE_SIZE>) -> Self {
-        // INVARIANT: the caller owns the block.
-        Self { start: page.ptr(), meta: page.meta().words() }
-    }
-
-    /// Its first byte.
-    #[inline(always)]
-    pub(crate) fn ptr(self) -> NonNull<u8> {
-        self.start
-    }
-
-    /// Its address.
-    #[inline(always)]
-    pub(crate) fn addr(self) -> usize {
-        self.start.addr().get()
-    }
-
-    /// What its head says.
-    ///
-    /// # Safety
-    /// - It is a block (not `NOTHING`) that the caller owns.
-    #[inline(always)]
-    pub(crate) unsafe fn head(self) -> HeadWord {
-        // SAFETY: the condition is the same.
-        unsafe { self.meta() }.head()
-    }
-
-    /// How many pages it has.
-    ///
-    /// # Safety
-    /// - It is a block (not `NOTHING`) that the caller owns.
-    #[inline(always)]
-    pub(crate) unsafe fn count(self) -> usize {
-        // SAFETY: the condition is the same.
-        unsafe { self.meta() }.prev() as usize
-    }
-
-    /// Makes it another kind of allocated block.
-    ///
-    /// # Safety
-    /// - It is a block (not `NOTHING`) that the caller owns; nobody can claim it meanwhile.
-    /// - `kind` is not `Kind::Buddy` or `Kind::Slab`.
-    #[inline(always)]
-    pub(crate) unsafe fn set_kind(self, kind: Kind) {
-        // SAFETY: the condition is the same.
-        let meta = unsafe { self.meta() };
-        meta.set_head(meta.head().with_kind(kind));
-    }
-
-    /// Makes it one that nobody uses any more, between its last owner and its next.
-    ///
-    /// # Safety
-    /// - As for [`set_kind`](Self::set_kind).
-    #[inline(always)]
-    pub(crate) unsafe fn retire(self) {
-        // SAFETY: the condition is the same.
-        let meta = unsafe { self.meta() };
-        meta.set_head(meta.head().retired());
-    }
-
-    /// # Safety
-    /// - It is a block (not `NOTHING`) that the caller owns.
-    #[inline(always)]
-    unsafe fn meta<'a>(self) -> Page<'a> {
-        // SAFETY: metadata of an owned block, whose section stays (invariant).
-        Page::new(unsafe { self.meta.as_ref() })
-    }
-}
+use crate::units::{NodeId, Order, Zone};
 
 impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// The block that begins at `start`, if no more than a look at the largest section is needed;
@@ -108,12 +17,10 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// - A block begins there, and is the caller's.
     #[inline(always)]
     pub(crate) unsafe fn own_at(&self, start: NonNull<u8>) -> Option<KeptPage> {
-        let section = self.largest_section()?;
-        let pfn = section.pfn_of(start.addr().get())?;
-        // SAFETY: the first page of a block that is in use has metadata.
-        let meta = unsafe { section.page_unchecked(pfn) }.words();
+        let reach = self.reach();
+        let pfn = reach.pfn_of(start.addr().get())?;
         // INVARIANT: the condition.
-        Some(KeptPage { start, meta })
+        Some(KeptPage::new(start, reach.meta_of(pfn)))
     }
 
     /// Fills `out` with blocks of one order, naturally aligned, under one lock hold, for a CPU's
@@ -166,39 +73,23 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     ) -> usize {
         // SAFETY: the lock is held (condition); this is the only reference to the table.
         let table = unsafe { node.table() };
-        let wanted = out.len();
-        let mut places = out;
-        while !places.is_empty() {
+        let mut left = out.len();
+        while left != 0 {
             let Some(slot) = table.first_with(zone, order, 0) else { break };
             let Some(section) = table.get(slot) else { break };
             // SAFETY: a section in the table stays while the lock is held.
             let section: &Section<PAGE_SIZE> = unsafe { section.as_ref() };
             let before = section.free_pages(zone);
-            let max = places.len();
-            // SAFETY: the lock of the section's node is held. `start` and `meta` are those of the
-            // first of blocks that lie side by side, and lead to the others; behind the last one
-            // there is still something of the region (metadata, and what follows that).
-            let got = unsafe {
-                section.alloc_evenly(zone, order, Kind::Cached, max, |first, blocks| {
-                    let (mut start, mut meta) = (section.ptr_of(first), section.meta_of(first));
-                    let left = core::mem::take(&mut places);
-                    let (left, filled) = left.split_at_mut(left.len() - blocks);
-                    places = left;
-                    for place in filled.iter_mut().rev() {
-                        // INVARIANT: just allocated.
-                        *place = KeptPage { start, meta };
-                        start = start.byte_add(order.pages() * PAGE_SIZE);
-                        meta = meta.add(order.pages());
-                    }
-                })
-            };
+            // SAFETY: the lock of the section's node is held.
+            let got = unsafe { section.alloc_evenly(zone, order, Kind::Cached, &mut out[..left]) };
+            left -= got;
             node.account(zone, before, section.free_pages(zone));
             table.set_rank(slot, zone, rank(section.max_free_order(zone)));
             if got == 0 {
                 break;
             }
         }
-        wanted - places.len()
+        out.len() - left
     }
 
     /// Gives back the blocks of `count` pages that `next` yields, with one lock hold for every run
@@ -265,19 +156,12 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
                 unsafe {
                     let table = node.table();
                     Self::edit(node, table, section, || {
-                        let mut pfns = [Pfn::ZERO; AT_ONCE];
                         loop {
-                            let mut count = 0;
-                            for (pfn, block) in pfns.iter_mut().zip(blocks) {
-                                let Some(first) = section.pfn_of(block.addr()) else { break };
-                                *pfn = first;
-                                count += 1;
-                            }
-                            if count == 0 {
+                            let freed = section.free_evenly(order, blocks);
+                            if freed == 0 {
                                 break;
                             }
-                            blocks = &blocks[count..];
-                            section.free_evenly(order, &mut pfns[..count]);
+                            blocks = &blocks[freed..];
                         }
                     });
                 }

@@ -67,6 +67,13 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         assert_eq!(self.total_pages(), total, "P3: total pages are the sections'");
         assert_eq!(self.sections().count(), tabled, "P4: the order of adding has all sections");
         assert_eq!(self.section_count(), tabled, "P4: the directory has all sections");
+        let largest = self.largest.load(Ordering::Relaxed).cast_const();
+        let mut sections = self.sections().map(|section| core::ptr::from_ref(section).cast());
+        assert_eq!(
+            sections.any(|section| section == largest),
+            tabled != 0,
+            "P9: the largest is one"
+        );
         let mut last = 0;
         for index in 0..tabled {
             let section = self.directory.by_address(index).expect("D2: as many keys as sections");

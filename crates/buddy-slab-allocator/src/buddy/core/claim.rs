@@ -8,7 +8,7 @@
 //! before, so that a wrong one changes nothing, and once more by the winner, since the block could
 //! have been freed and allocated anew in between.
 
-use super::super::section::{HeadWord, Kind};
+use super::super::section::{HeadWord, KeptPage, Kind, Page};
 use super::{PageCore, PageRef};
 use crate::sync::RawLock;
 use crate::units::Misuse;
@@ -33,23 +33,42 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         count: usize,
         expect: Kind,
     ) -> Option<PageRef<'_, PAGE_SIZE>> {
-        let section = self.largest_section()?;
-        let (pfn, meta) = section.carved_page(addr)?;
-        let head = meta.head();
+        let (block, page) = self.carved_page(addr)?;
+        Self::claim_as(page, addr, count, expect).then_some(block)
+    }
+
+    /// [`claim_fast`](Self::claim_fast) for who keeps the block.
+    #[inline(always)]
+    pub(crate) fn claim_kept(&self, addr: usize, count: usize, expect: Kind) -> Option<KeptPage> {
+        let reach = self.reach();
+        let (pfn, page) = reach.carved_page(addr)?;
+        // (Before the claim, behind which a compiler has to compute it anew.)
+        let meta = reach.meta_of(pfn);
+        // INVARIANT: claimed: this caller's.
+        Self::claim_as(page, addr, count, expect).then(|| KeptPage::new(reach.ptr_at(addr), meta))
+    }
+
+    /// Claims the block that `page` heads, in which `addr` lies, if it begins there, has `count` pages
+    /// and was handed out as `expect`. Says whether it did.
+    #[inline(always)]
+    fn claim_as(page: Page<'_>, addr: usize, count: usize, expect: Kind) -> bool {
+        let head = page.head();
         // A single page is one by its order, which is in the word that is claimed.
         let single = count == 1;
         let ours = head.is_handed_out_as(expect)
-            && if single { head.order_byte() == 0 } else { meta.prev() as usize == count };
+            && if single { head.order_byte() == 0 } else { page.prev() as usize == count };
         if !ours || addr & (PAGE_SIZE - 1) != 0 {
-            return None;
+            return false;
         }
-        meta.compare_exchange(head, head.retired()).ok()?;
-        if !single && meta.prev() as usize != count {
+        if page.compare_exchange(head, head.retired()).is_err() {
+            return false;
+        }
+        if !single && page.prev() as usize != count {
             // As in `claim`, which will say so.
-            meta.set_head(head);
-            return None;
+            page.set_head(head);
+            return false;
         }
-        Some(PageRef::new(section, pfn))
+        true
     }
 
     /// Claims the block of exactly `count` pages at `addr` that was handed out as `expect`. The

@@ -40,12 +40,11 @@ use core::ptr::{self, NonNull};
 use super::deferred::DeferredStack;
 use super::directory::Directory;
 use super::node::{Node, Table, rank};
-use super::section::{PageMark, Section};
+use super::section::{KeptPage, Page, PageMark, Reach, Section};
 use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::sync::{Guard, Rank, RawLock};
 use crate::units::{NodeId, Zone};
 
-pub(crate) use self::batch::KeptPage;
 pub(super) use self::claim::SlabMark;
 pub(crate) use self::page::{OwnedPage, PageRef};
 pub(crate) use self::removal::{RemovalError, RemovalToken};
@@ -64,12 +63,14 @@ pub(crate) const MAX_NODES: usize = if usize::BITS >= 64 { 8 } else { 2 };
 /// - P2: the counter of a zone's free pages is the sum over the node's sections.
 /// - P3: `total` is the sum of the sections' managed pages without their internal ones.
 /// - P4: what is linked from `first` ascends by id, and is what the directory holds.
+/// - P9: `largest` is that of no section, as long as there is none; else it was made from a pointer to
+///   all of a section that is, or was until just now, in the core.
 pub(crate) struct PageCore<const PAGE_SIZE: usize, L: RawLock> {
     /// The first section ever added, which is never removed.
     first: AtomicPtr<Section<PAGE_SIZE>>,
-    /// The largest section: the fast path of a lookup. (A kernel's first piece of memory is often
-    /// a small one.)
-    largest: AtomicPtr<Section<PAGE_SIZE>>,
+    /// The largest section, as a pointer to its reach (or to that of none): the fast path of a
+    /// lookup. (A kernel's first piece of memory is often a small one.)
+    largest: AtomicPtr<Reach<PAGE_SIZE>>,
     directory: Directory<Section<PAGE_SIZE>>,
     nodes: [Node<Section<PAGE_SIZE>, L>; MAX_NODES],
     deferred: DeferredStack,
@@ -94,7 +95,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     pub(crate) const fn new() -> Self {
         Self {
             first: AtomicPtr::new(ptr::null_mut()),
-            largest: AtomicPtr::new(ptr::null_mut()),
+            largest: AtomicPtr::new(ptr::from_ref(Reach::NOTHING).cast_mut()),
             directory: Directory::new(),
             nodes: [const { Node::new() }; MAX_NODES],
             deferred: DeferredStack::new(),
@@ -120,28 +121,51 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
         unsafe { self.first.load(Ordering::Acquire).as_ref() }
     }
 
-    /// The largest section, if there is any.
+    /// The reach of the largest section: of none if there is none.
     #[inline(always)]
-    fn largest_section(&self) -> Option<&Section<PAGE_SIZE>> {
-        // SAFETY: null, or a section that was initialised before the release store that this
-        // acquire pairs with; one that is withdrawn meanwhile stays until no caller is inside the
-        // core (condition of `finish_removal`).
-        unsafe { self.largest.load(Ordering::Acquire).as_ref() }
+    fn reach(&self) -> &Reach<PAGE_SIZE> {
+        // SAFETY: that of no section, or the first field of one that was initialised before the
+        // release store that this acquire pairs with; one that is withdrawn meanwhile stays until
+        // no caller is inside the core (condition of `finish_removal`).
+        unsafe { &*self.largest.load(Ordering::Acquire) }
+    }
+
+    /// The page that contains `addr`, and its metadata, if the largest section has it and all
+    /// metadata around it was written.
+    #[inline(always)]
+    fn carved_page(&self, addr: usize) -> Option<(PageRef<'_, PAGE_SIZE>, Page<'_>)> {
+        let largest = self.largest.load(Ordering::Acquire);
+        // SAFETY: as in `reach`.
+        let (pfn, page) = unsafe { &*largest }.carved_page(addr)?;
+        // SAFETY: that of no section has no page; so this is a section's first field, made from a
+        // pointer to all of that.
+        Some((PageRef::new(unsafe { &*largest.cast::<Section<PAGE_SIZE>>() }, pfn), page))
+    }
+
+    /// The largest section, if `addr` lies in it.
+    #[inline(always)]
+    fn largest_with(&self, addr: usize) -> Option<&Section<PAGE_SIZE>> {
+        let largest = self.largest.load(Ordering::Acquire);
+        // SAFETY: as in `reach`; no address lies in no section.
+        unsafe { (*largest).contains(addr).then(|| &*largest.cast::<Section<PAGE_SIZE>>()) }
     }
 
     /// Looks for the largest section anew. For whoever adds or withdraws one, under the topology
     /// lock. O(sections).
     fn choose_largest(&self) {
         let largest = self.sections().max_by_key(|section| section.total_pages());
-        let largest = largest.map_or(ptr::null(), ptr::from_ref).cast_mut();
-        self.largest.store(largest, Ordering::Release);
+        let largest = match largest {
+            // (A pointer to the section, not to the field: see `carved_page`.)
+            Some(section) => ptr::from_ref(section).cast::<Reach<PAGE_SIZE>>(),
+            None => ptr::from_ref(Reach::NOTHING),
+        };
+        self.largest.store(largest.cast_mut(), Ordering::Release);
     }
 
     /// The section that manages `addr`. Lock-free, at most three dependent loads.
     #[inline]
     pub(crate) fn lookup_section(&self, addr: usize) -> Option<&Section<PAGE_SIZE>> {
-        let largest = self.largest_section()?;
-        if largest.contains(addr) {
+        if let Some(largest) = self.largest_with(addr) {
             return Some(largest);
         }
         // SAFETY: what the directory holds is an initialised section; one that is withdrawn
@@ -159,7 +183,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// `None` says nothing.
     #[inline(always)]
     pub(crate) fn slab_at_fast(&self, addr: usize) -> Option<PageMark> {
-        self.largest_section()?.slab_at(addr)
+        self.reach().slab_at(addr)
     }
 
     /// The mark of the slab that holds `addr`, by the metadata of its page. Lock-free.
@@ -177,12 +201,10 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
     /// block that was never carved. Lock-free.
     #[inline(always)]
     pub(crate) fn lookup(&self, addr: usize) -> Option<PageRef<'_, PAGE_SIZE>> {
-        if let Some(largest) = self.largest_section()
-            && let Some(pfn) = largest.pfn_of(addr)
-        {
-            return largest.page(pfn).map(|_| PageRef::new(largest, pfn));
+        match self.largest_with(addr) {
+            Some(largest) => PageRef::at(largest, addr),
+            None => self.lookup_elsewhere(addr),
         }
-        self.lookup_elsewhere(addr)
     }
 
     /// The first page of a block.
@@ -197,9 +219,7 @@ impl<const PAGE_SIZE: usize, L: RawLock> PageCore<PAGE_SIZE, L> {
 
     #[inline(never)]
     fn lookup_elsewhere(&self, addr: usize) -> Option<PageRef<'_, PAGE_SIZE>> {
-        let section = self.lookup_section(addr)?;
-        let pfn = section.pfn_of(addr)?;
-        section.page(pfn).map(|_| PageRef::new(section, pfn))
+        PageRef::at(self.lookup_section(addr)?, addr)
     }
 
     #[inline]

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use super::super::page_meta::PageFlags;
-use super::super::section::{HeadWord, Kind, Page, PageMark, Section};
+use super::super::section::{HeadWord, KeptPage, Kind, Page, PageMark, Section};
 use crate::units::{Order, Pfn};
 
 /// A page whose metadata is valid: looked up by address, or the head of an owned block.
@@ -37,6 +37,13 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
         let pfn = Pfn::new(pfn)?;
         section.page(pfn)?;
         Some(Self::new(section, pfn))
+    }
+
+    /// The page of a section that contains `addr`, if its metadata is valid.
+    #[inline(always)]
+    pub(super) fn at(section: &'a Section<PAGE_SIZE>, addr: usize) -> Option<Self> {
+        let pfn = section.pfn_of(addr)?;
+        section.page(pfn).map(|_| Self::new(section, pfn))
     }
 
     /// The section it belongs to.
@@ -258,6 +265,14 @@ impl<'a, const PAGE_SIZE: usize> PageRef<'a, PAGE_SIZE> {
     #[inline]
     pub(crate) fn slab_mark(self) -> Option<PageMark> {
         self.section.slab_mark(self.pfn)
+    }
+}
+
+impl KeptPage {
+    /// The block that `page` heads, which the caller owns.
+    #[inline(always)]
+    pub(crate) fn keep<const PAGE_SIZE: usize>(page: PageRef<'_, PAGE_SIZE>) -> Self {
+        page.section().keep(page.pfn())
     }
 }
 

@@ -115,7 +115,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             while order > to {
                 let Some(half) = order.half() else { break };
                 order = half;
-                self.link_block(Self::nth(pfn.index() + order.pages()), order, zone, clean);
+                self.link_block(self, Self::nth(pfn.index() + order.pages()), order, zone, clean);
             }
         }
     }

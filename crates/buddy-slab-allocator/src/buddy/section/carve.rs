@@ -14,8 +14,8 @@
 //! Carved is for good. The byte also names the zone of the whole carve block, or none where
 //! zones meet in it (then it is carved, and each page's word has its own zone).
 
-use super::Section;
 use super::head::{HeadWord, ZONE_NONE};
+use super::{Reach, Section};
 use crate::buddy::page_meta::{PFN_NONE, words};
 use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::units::{Order, Pfn, Zone};
@@ -32,35 +32,30 @@ pub(super) enum CarveState {
 const STATE_MASK: u8 = 3;
 const ZONE_SHIFT: u32 = 2;
 
-impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
+impl<const PAGE_SIZE: usize> Reach<PAGE_SIZE> {
     /// Pages of a carve block, less one: the low bits of a page number in it.
     pub(super) const CARVE_MASK: usize = Self::CARVE_ORDER.pages() - 1;
 
-    /// The carve block of a page.
+    /// The carve block of a page: which it is of all that an address space has.
     #[inline]
     pub(super) fn carve_of(&self, pfn: Pfn) -> usize {
-        (pfn.index() + self.carve_skew) >> Self::CARVE_ORDER.get()
-    }
-
-    /// First page of a carve block and one past its last, as far as the section has them.
-    pub(super) fn carve_range(&self, carve: usize) -> (usize, usize) {
-        let first = carve << Self::CARVE_ORDER.get();
-        let end = first + Self::CARVE_ORDER.pages() - self.carve_skew;
-        (first.saturating_sub(self.carve_skew), end.min(self.pages))
+        (self.start_page + pfn.index()) >> Self::CARVE_ORDER.get()
     }
 
     /// Whether the page is the first of a carve block.
     #[inline]
     pub(super) fn starts_carve(&self, pfn: Pfn) -> bool {
-        (pfn.index() + self.carve_skew) & Self::CARVE_MASK == 0
+        (pfn.index() + self.start_page) & Self::CARVE_MASK == 0
     }
 
     #[inline]
     fn state_byte(&self, carve: usize) -> &AtomicU8 {
-        debug_assert!(carve <= (self.pages - 1 + self.carve_skew) >> Self::CARVE_ORDER.get());
+        debug_assert!(carve >= self.start_page >> Self::CARVE_ORDER.get());
+        debug_assert!(carve <= (self.start_page + self.pages - 1) >> Self::CARVE_ORDER.get());
         // SAFETY: the section has a byte for each of its carve blocks, initialised by `create`
-        // and accessed through this view only.
-        unsafe { &*self.states.add(carve) }
+        // and accessed through this view only. (Back in the region, by as much as the pointer was
+        // moved out of it.)
+        unsafe { &*self.states.wrapping_add(carve) }
     }
 
     #[inline]
@@ -70,6 +65,28 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             1 => CarveState::Head,
             _ => CarveState::Carved,
         }
+    }
+
+    /// Whether the metadata of the page, which the section has, was written.
+    #[inline]
+    pub(super) fn has_meta(&self, pfn: Pfn) -> bool {
+        match self.state(self.carve_of(pfn)) {
+            CarveState::Carved => true,
+            CarveState::Head => self.starts_carve(pfn),
+            CarveState::Interior => false,
+        }
+    }
+}
+
+impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
+    /// Pages of a carve block, less one.
+    pub(super) const CARVE_MASK: usize = Reach::<PAGE_SIZE>::CARVE_MASK;
+
+    /// First page of a carve block and one past its last, as far as the section has them.
+    pub(super) fn carve_range(&self, carve: usize) -> (usize, usize) {
+        let first = carve << Self::CARVE_ORDER.get();
+        let end = first + Self::CARVE_ORDER.pages() - self.start_page;
+        (first.saturating_sub(self.start_page), end.min(self.pages))
     }
 
     fn set_state(&self, carve: usize, state: CarveState) {
@@ -101,16 +118,6 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         }
     }
 
-    /// Whether the metadata of the page, which the section has, was written.
-    #[inline]
-    pub(super) fn has_meta(&self, pfn: Pfn) -> bool {
-        match self.state(self.carve_of(pfn)) {
-            CarveState::Carved => true,
-            CarveState::Head => self.starts_carve(pfn),
-            CarveState::Interior => false,
-        }
-    }
-
     /// Writes the metadata of a page.
     ///
     /// # Safety
@@ -119,7 +126,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     #[inline]
     unsafe fn write_meta(&self, pfn: Pfn, word: HeadWord, prev: u32) {
         // SAFETY: the section has the page.
-        let meta = unsafe { words(self.metas, pfn.get()) };
+        let meta = unsafe { words(self.metas.as_ptr(), pfn.get()) };
         meta.prev.store(prev, Ordering::Relaxed);
         meta.next.store(PFN_NONE, Ordering::Relaxed);
         meta.head.store(word.raw(), Ordering::Release);

@@ -12,7 +12,7 @@ use super::super::links::SectionLinks;
 use super::head::{HeadWord, ZONE_NONE};
 use super::lists::{ZoneLists, add};
 use super::runs::RunBins;
-use super::{Phys, PhysFn, Section};
+use super::{Phys, PhysFn, Reach, Section};
 use crate::error::AllocError;
 use crate::sync::atomic::AtomicU8;
 use crate::units::{NodeId, Zone};
@@ -79,13 +79,17 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         let plan = Self::needs(spec.extra_bytes).plan(base, spec.len, reserved.clone())?;
         let at = |addr: usize| spec.base.wrapping_byte_add(addr - base);
         let start_page = plan.heap >> Self::PAGE_SHIFT;
+        let first_carve = start_page >> Self::CARVE_ORDER.get();
+        // (No part of a plan begins at address 0.)
+        let metas = NonNull::new(at(plan.metas).cast()).ok_or(AllocError::InvalidParam)?;
         let section = Self {
-            heap: at(plan.heap),
-            metas: at(plan.metas).cast(),
-            states: at(plan.states).cast::<AtomicU8>(),
-            start_page,
-            carve_skew: start_page & Self::CARVE_MASK,
-            pages: plan.pages,
+            reach: Reach {
+                heap: at(plan.heap),
+                metas,
+                states: at(plan.states).cast::<AtomicU8>().wrapping_sub(first_carve),
+                start_page,
+                pages: plan.pages,
+            },
             phys: Phys::Unknown,
             region: (base, spec.len),
             node: spec.node,
@@ -114,7 +118,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             whole: None,
             phys: Phys::Unknown,
         };
-        for carve in (0..plan.carve_blocks).rev() {
+        for carve in (first_carve..first_carve + plan.carve_blocks).rev() {
             // SAFETY: the section is not visible yet.
             unsafe { builder.add(carve) }
         }

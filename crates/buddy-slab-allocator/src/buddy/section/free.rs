@@ -1,9 +1,9 @@
 //! Giving blocks back: merging with free buddies.
 
-use super::Section;
 use super::carve::CarveState;
 use super::head::{HeadWord, Kind};
 use super::lists::{add, sub};
+use super::{Reach, Section};
 use crate::units::{Order, Pfn, Zone};
 
 /// How many blocks of a list are looked at for one that is not clean.
@@ -119,20 +119,23 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         let mut start = pfn;
         let mut size = order;
         let mut clean = clean;
-        // SAFETY: lock held; buddies below a carve block's size share its metadata, which exists
-        // from here on.
+        // SAFETY: lock held, so the section stays; buddies below a carve block's size share its
+        // metadata, which exists from here on.
         unsafe {
+            let reach = self.reach.copy();
             if size < Self::CARVE_ORDER {
                 self.ensure_carved(self.carve_of(pfn));
                 while size < Self::CARVE_ORDER {
-                    let Some((lower, buddy_clean)) = self.merge(start, size, zone) else { break };
+                    let Some((lower, buddy_clean)) = self.merge(&reach, start, size, zone) else {
+                        break;
+                    };
                     clean = clean && buddy_clean;
                     start = lower;
                     let Some(parent) = size.parent() else { break };
                     size = parent;
                 }
                 if size < Self::CARVE_ORDER {
-                    self.link_block(start, size, zone, clean);
+                    self.link_block(&reach, start, size, zone, clean);
                     return;
                 }
             }
@@ -145,18 +148,25 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     ///
     /// # Safety
     /// - Lock held; the block is the caller's, aligned, in this zone; its carve block is carved.
+    /// - `reach` is this section's, or a copy of it.
     #[inline(always)]
-    pub(super) unsafe fn merge(&self, pfn: Pfn, order: Order, zone: Zone) -> Option<(Pfn, bool)> {
-        let buddy = self.buddy_of(pfn, order)?;
+    pub(super) unsafe fn merge(
+        &self,
+        reach: &Reach<PAGE_SIZE>,
+        pfn: Pfn,
+        order: Order,
+        zone: Zone,
+    ) -> Option<(Pfn, bool)> {
+        let buddy = reach.buddy_of(pfn, order)?;
         // SAFETY: lock held; buddies below a carve block's size share its metadata.
         unsafe {
-            let word = self.page_unchecked(buddy).head();
+            let word = reach.page_unchecked(buddy).head();
             if !word.is_free_as(order, zone) {
                 return None;
             }
-            self.unlink_block(buddy, order, zone);
+            self.unlink_block(reach, buddy, order, zone);
             // The upper one of the two starts no block any more.
-            self.page_unchecked(pfn.max(buddy)).set_head(HeadWord::tail(zone as u32));
+            reach.page_unchecked(pfn.max(buddy)).set_head(HeadWord::tail(zone as u32));
             Some((pfn.min(buddy), word.is_clean()))
         }
     }
@@ -183,7 +193,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                     break;
                 }
                 clean = clean && word.is_clean();
-                self.unlink_block(buddy, size, zone);
+                self.unlink_block(self, buddy, size, zone);
                 self.demote(start.max(buddy), zone as u32);
             }
             start = start.min(buddy);
@@ -208,7 +218,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                 let pfn = at?;
                 let page = self.page_unchecked(pfn);
                 if !page.head().is_clean() {
-                    self.unlink_block(pfn, order, zone);
+                    self.unlink_block(self, pfn, order, zone);
                     sub(&self.lists(zone).free_pages, order.pages());
                     page.set_prev(order.pages() as u32);
                     page.set_head(HeadWord::allocated(order, kind, zone, false));
@@ -231,12 +241,5 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         // SAFETY: passed on.
         unsafe { self.free_block(pfn, order, zone, clean) }
         add(&self.lists(zone).free_pages, order.pages());
-    }
-
-    /// The buddy of a block, if the section has its first page.
-    #[inline]
-    pub(super) fn buddy_of(&self, pfn: Pfn, order: Order) -> Option<Pfn> {
-        let buddy = (self.start_page + pfn.index()) ^ order.pages();
-        self.page_at(buddy.wrapping_sub(self.start_page))
     }
 }

@@ -5,8 +5,6 @@
 //! zone, whether it is known to be zero, whether it lies in several zones, and whether it goes
 //! back to the runs.
 
-use core::ptr::NonNull;
-
 use crate::buddy::page_meta::{PageFlags, PageWords};
 use crate::sync::atomic::Ordering;
 use crate::units::{Order, Zone};
@@ -284,12 +282,6 @@ impl<'a> Page<'a> {
     #[inline]
     pub(in crate::buddy) const fn new(words: &'a PageWords) -> Self {
         Self(words)
-    }
-
-    /// Where the words are.
-    #[inline]
-    pub(in crate::buddy) fn words(self) -> NonNull<PageWords> {
-        NonNull::from(self.0)
     }
 
     /// Reads the head word; what its writer did before is visible.

@@ -27,7 +27,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
                 if let Some(start) = self.admitted_part(block, order, request, phys) {
                     // SAFETY: lock held; the block is on this list; the part lies in it.
                     return unsafe {
-                        self.unlink_block(block, order, zone);
+                        self.unlink_block(self, block, order, zone);
                         Some(self.cut(block, order, zone, start, request))
                     };
                 }

@@ -2,8 +2,8 @@
 
 use core::cell::UnsafeCell;
 
-use super::Section;
 use super::head::HeadWord;
+use super::{Reach, Section};
 use crate::buddy::page_meta::{
     PFN_NONE, PageMeta, free_list_pop, free_list_push, free_list_remove,
 };
@@ -141,17 +141,24 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     #[inline]
     pub(super) unsafe fn pop_block(&self, zone: Zone, order: Order) -> Option<Pfn> {
         // SAFETY: passed on.
-        unsafe { self.lists(zone).pop(self.metas, order) }
+        unsafe { self.lists(zone).pop(self.metas.as_ptr(), order) }
     }
 
     /// Takes a block off its list. Counters of pages are the caller's.
     ///
     /// # Safety
     /// - Lock held; the block is on that list.
+    /// - `reach` is this section's, or a copy of it.
     #[inline]
-    pub(super) unsafe fn unlink_block(&self, pfn: Pfn, order: Order, zone: Zone) {
+    pub(super) unsafe fn unlink_block(
+        &self,
+        reach: &Reach<PAGE_SIZE>,
+        pfn: Pfn,
+        order: Order,
+        zone: Zone,
+    ) {
         // SAFETY: passed on.
-        unsafe { self.lists(zone).remove(self.metas, pfn, order) }
+        unsafe { self.lists(zone).remove(reach.metas.as_ptr(), pfn, order) }
     }
 
     /// Makes a free block whose head page has metadata already, unmerged. Counters of pages are
@@ -160,12 +167,20 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     /// # Safety
     /// - Lock held; the block is aligned, in one zone, on no list and in nobody's hands; the
     ///   state byte vouches for its first page.
+    /// - `reach` is this section's, or a copy of it.
     #[inline]
-    pub(super) unsafe fn link_block(&self, pfn: Pfn, order: Order, zone: Zone, clean: bool) {
+    pub(super) unsafe fn link_block(
+        &self,
+        reach: &Reach<PAGE_SIZE>,
+        pfn: Pfn,
+        order: Order,
+        zone: Zone,
+        clean: bool,
+    ) {
         // SAFETY: passed on; the metadata exists.
         unsafe {
-            self.page_unchecked(pfn).set_head(HeadWord::free(order, zone, clean));
-            self.lists(zone).push(self.metas, pfn, order);
+            reach.page_unchecked(pfn).set_head(HeadWord::free(order, zone, clean));
+            self.lists(zone).push(reach.metas.as_ptr(), pfn, order);
         }
     }
 
@@ -177,7 +192,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         // SAFETY: passed on; `write_head` makes the metadata exist.
         unsafe {
             self.write_head(pfn, order.pages(), HeadWord::free(order, zone, clean), PFN_NONE);
-            self.lists(zone).push(self.metas, pfn, order);
+            self.lists(zone).push(self.metas.as_ptr(), pfn, order);
         }
     }
 

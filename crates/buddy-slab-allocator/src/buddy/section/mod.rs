@@ -1,13 +1,14 @@
 //! A section: one contiguous managed range of pages, with its metadata inside it.
 //!
 //! * `layout` places pages and metadata; `create` writes them and makes the first free blocks.
+//! * `reach` is the way from an address to a page and its metadata.
 //! * `head` is the word that says what a page is; `carve` keeps one byte for each 4 MiB that says
 //!   which of these words exist; `lists` are the free lists of a zone.
 //! * `alloc` and `free` are the buddy system's two directions; `take` takes exact ranges (and so
 //!   grows blocks); `join` finds a run of neighbouring free blocks when no single one is large
 //!   enough; `limit` serves requests whose physical limit is no zone's.
-//! * `batch` moves blocks of one order to and from a CPU's page list, many at a time; `prefetch` are the
-//!   hints with which it looks ahead.
+//! * `batch` moves blocks of one order to and from a CPU's page list, many at a time, each as a
+//!   `kept_page`; `prefetch` are the hints with which it looks ahead.
 //! * `runs` keeps free pages in pieces of any length, for blocks that need no alignment;
 //!   `run_take` cuts and joins them, `run_exchange` borrows extents from the buddies.
 //! * `slab_marks` ties the pages of a slab to its descriptor; `checks` counts everything.
@@ -30,10 +31,12 @@ mod create;
 mod free;
 mod head;
 mod join;
+mod kept_page;
 mod layout;
 mod limit;
 mod lists;
 mod prefetch;
+mod reach;
 mod run_exchange;
 mod run_purge;
 mod run_take;
@@ -46,17 +49,17 @@ mod tests;
 pub(crate) use alloc::{TakeRequest, Taken};
 pub(crate) use create::RegionSpec;
 pub(crate) use head::{HeadWord, Kind, Page};
+pub(crate) use kept_page::KeptPage;
+pub(crate) use reach::Reach;
 pub(crate) use run_take::Placement;
 pub(crate) use slab_marks::PageMark;
 
-use core::ptr::NonNull;
+use core::ops::Deref;
 
 use super::links::SectionLinks;
-use super::page_meta::{PageMeta, PageWords, words};
-use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::atomic::Ordering;
 use crate::units::{NodeId, Order, Pfn, Zone};
-use carve::CarveState;
-use layout::{CARVE_BYTES, Needs};
+use layout::Needs;
 use lists::ZoneLists;
 use runs::RunBins;
 
@@ -91,19 +94,11 @@ enum Phys {
 /// A contiguous managed range.
 ///
 /// # Invariants
-/// - `metas` has an entry for each of `pages` pages, `states` a byte for each carve block that
-///   they touch; both lie in the region, outside every page that is handed out.
-/// - `heap` is aligned to `PAGE_SIZE`, and not null.
+/// - What its [`Reach`] says stays true for as long as the section exists.
 #[repr(C, align(64))]
 pub(crate) struct Section<const PAGE_SIZE: usize> {
-    heap: *mut u8,
-    metas: *mut PageMeta,
-    states: *mut AtomicU8,
-    /// Absolute number of the first page: its address in pages.
-    start_page: usize,
-    /// Pages before the first one in its carve block.
-    carve_skew: usize,
-    pages: usize,
+    /// First, so that a pointer to a section is one to its reach.
+    reach: Reach<PAGE_SIZE>,
     phys: Phys,
     region: (usize, usize),
     node: NodeId,
@@ -118,17 +113,18 @@ unsafe impl<const PAGE_SIZE: usize> Sync for Section<PAGE_SIZE> {}
 // SAFETY: nothing in a section is tied to the thread that made it.
 unsafe impl<const PAGE_SIZE: usize> Send for Section<PAGE_SIZE> {}
 
-impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
-    const PAGE_SHIFT: u32 = {
-        assert!(PAGE_SIZE.is_power_of_two() && PAGE_SIZE >= 64, "PAGE_SIZE: a power of two >= 64");
-        PAGE_SIZE.trailing_zeros()
-    };
+impl<const PAGE_SIZE: usize> Deref for Section<PAGE_SIZE> {
+    type Target = Reach<PAGE_SIZE>;
 
-    /// Order of a carve block.
-    const CARVE_ORDER: Order = match Order::within_pages(CARVE_BYTES >> Self::PAGE_SHIFT) {
-        Some(order) => order,
-        None => Order::ZERO,
-    };
+    #[inline(always)]
+    fn deref(&self) -> &Reach<PAGE_SIZE> {
+        &self.reach
+    }
+}
+
+impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
+    const PAGE_SHIFT: u32 = Reach::<PAGE_SIZE>::PAGE_SHIFT;
+    const CARVE_ORDER: Order = Reach::<PAGE_SIZE>::CARVE_ORDER;
 
     const fn needs(extra_bytes: usize) -> Needs {
         Needs { page_size: 1 << Self::PAGE_SHIFT, header_bytes: size_of::<Self>(), extra_bytes }
@@ -175,34 +171,6 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         self.phys != Phys::Unknown
     }
 
-    /// Whether a page of the section contains the address.
-    #[inline]
-    pub(crate) fn contains(&self, addr: usize) -> bool {
-        (addr >> Self::PAGE_SHIFT).wrapping_sub(self.start_page) < self.pages
-    }
-
-    /// The page that contains the address.
-    #[inline]
-    pub(crate) fn pfn_of(&self, addr: usize) -> Option<Pfn> {
-        self.page_at((addr >> Self::PAGE_SHIFT).wrapping_sub(self.start_page))
-    }
-
-    /// Address of a page.
-    #[inline]
-    pub(crate) fn addr_of(&self, pfn: Pfn) -> usize {
-        (self.start_page + pfn.index()) << Self::PAGE_SHIFT
-    }
-
-    /// Pointer to a page, with the region's provenance.
-    #[inline]
-    pub(crate) fn ptr_of(&self, pfn: Pfn) -> NonNull<u8> {
-        debug_assert!(pfn.index() < self.pages);
-        let page = self.heap.wrapping_add(pfn.index() << Self::PAGE_SHIFT);
-        // SAFETY: the first page does not start at address 0, and the region does not wrap, so
-        // that no page does.
-        unsafe { NonNull::new_unchecked(page) }
-    }
-
     /// Metadata of a page; `None` while none has been written for it (it lies inside a larger
     /// block), or if there is no such page.
     #[inline]
@@ -212,38 +180,6 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         }
         // SAFETY: in range, and vouched for by the state byte.
         Some(unsafe { self.page_unchecked(pfn) })
-    }
-
-    /// The page that contains the address, and its metadata, if all metadata around it was written.
-    #[inline(always)]
-    pub(crate) fn carved_page(&self, addr: usize) -> Option<(Pfn, Page<'_>)> {
-        let pfn = self.pfn_of(addr)?;
-        if self.state(self.carve_of(pfn)) != CarveState::Carved {
-            return None;
-        }
-        // SAFETY: in range, and all metadata of a carved block is valid.
-        Some((pfn, unsafe { self.page_unchecked(pfn) }))
-    }
-
-    /// Metadata of a page.
-    ///
-    /// # Safety
-    /// - The section has the page.
-    /// - Its metadata was written: it is, say, the first page of a block.
-    #[inline]
-    pub(crate) unsafe fn page_unchecked(&self, pfn: Pfn) -> Page<'_> {
-        debug_assert!(pfn.index() < self.pages);
-        // SAFETY: in range by the caller's word.
-        Page::new(unsafe { words(self.metas, pfn.get()) })
-    }
-
-    /// Where the metadata of a page is, or will be: in an array of that of all pages.
-    #[inline]
-    pub(crate) fn meta_of(&self, pfn: Pfn) -> NonNull<PageWords> {
-        debug_assert!(pfn.index() < self.pages);
-        let meta = self.metas.wrapping_add(pfn.index());
-        // SAFETY: the array of metadata, in which the page has a place, begins at no null address.
-        unsafe { NonNull::new_unchecked(meta.cast()) }
     }
 
     /// The order of the largest free block of a zone, or one whose pages its longest run has.
@@ -297,19 +233,6 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     #[inline]
     fn lists(&self, zone: Zone) -> &ZoneLists {
         &self.zones[zone.index()]
-    }
-
-    /// The page with this index, if the section has it.
-    #[inline]
-    fn page_at(&self, index: usize) -> Option<Pfn> {
-        if index < self.pages {
-            // SAFETY: a section's page numbers end below 2^32 - 1, so this is always one. Said so
-            // that a lookup compares once.
-            unsafe { core::hint::assert_unchecked(index < u32::MAX as usize) };
-            Pfn::from_index(index)
-        } else {
-            None
-        }
     }
 
     /// The page with this index, which the section has.

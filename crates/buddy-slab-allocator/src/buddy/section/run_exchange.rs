@@ -83,7 +83,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             let Some((pfn, order, zone)) = block else { return };
             // SAFETY: lock held; a free block is on its list, and nobody's once it is off it.
             run = unsafe {
-                self.unlink_block(pfn, order, zone);
+                self.unlink_block(self, pfn, order, zone);
                 self.block_to_run(pfn, order)
             };
         }

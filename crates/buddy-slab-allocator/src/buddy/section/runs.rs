@@ -281,7 +281,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             }
             let first = self.page_unchecked(Self::nth(from));
             first.set_head(HeadWord::free(order, zone, clean).with_kind(Kind::Run));
-            self.runs.push(self.metas, from as u32, len);
+            self.runs.push(self.metas.as_ptr(), from as u32, len);
         }
     }
 
@@ -294,7 +294,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         let tail = HeadWord::tail(self.runs.zone as u32);
         // SAFETY: a run in its bin (condition), all of whose pages have metadata.
         unsafe {
-            self.runs.remove(self.metas, run.from as u32, run.len);
+            self.runs.remove(self.metas.as_ptr(), run.from as u32, run.len);
             self.page_unchecked(Self::nth(run.from)).set_head(tail);
             self.page_unchecked(Self::nth(run.from + run.len - 1)).set_head(tail);
         }

@@ -11,9 +11,8 @@
 
 use core::ptr::NonNull;
 
-use super::Section;
-use super::carve::CarveState;
 use super::head::{HeadWord, Kind, Page};
+use super::{Reach, Section};
 use crate::buddy::page_meta::{PFN_NONE, PageFlags};
 use crate::units::{Order, Pfn};
 
@@ -30,9 +29,7 @@ pub(crate) struct PageMark {
 const MAX_PAGES: usize = 256;
 
 impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
-    /// What the distance of a descriptor is counted in, and descriptors are aligned to, as a
-    /// shift.
-    const UNIT: u32 = if PAGE_SIZE < 4096 { 3 } else { 6 };
+    const UNIT: u32 = Reach::<PAGE_SIZE>::UNIT;
 
     /// Whether each of `count` pages can name a descriptor of up to 64 KiB that begins at
     /// `descriptor`: they are less than 128 GiB apart (16 GiB with pages below 4 KiB).
@@ -102,29 +99,30 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
         }
     }
 
-    /// The mark of the slab that holds `addr`; `None` if it is in none, or if that takes a closer
-    /// look. The fast path of a free.
-    ///
-    /// Complexity: O(1), two dependent loads. Locks: none.
-    #[inline(always)]
-    pub(crate) fn slab_at(&self, addr: usize) -> Option<PageMark> {
-        let pfn = self.pfn_of(addr)?;
-        if self.state(self.carve_of(pfn)) != CarveState::Carved {
-            return None;
-        }
-        // SAFETY: in range, and all metadata of a carved block is valid.
-        let page = unsafe { self.page_unchecked(pfn) };
-        // SAFETY: the page that the address lies in, with the region's provenance.
-        unsafe { Self::mark_of(page, self.heap.with_addr(addr & !(PAGE_SIZE - 1))) }
-    }
-
     /// The mark of the slab that the page belongs to; `None` if it belongs to none.
     ///
     /// Complexity: O(1). Locks: none.
     #[inline]
     pub(crate) fn slab_mark(&self, pfn: Pfn) -> Option<PageMark> {
         // SAFETY: the page itself.
-        unsafe { Self::mark_of(self.page(pfn)?, self.ptr_of(pfn).as_ptr()) }
+        unsafe { Reach::<PAGE_SIZE>::mark_of(self.page(pfn)?, self.ptr_of(pfn).as_ptr()) }
+    }
+}
+
+impl<const PAGE_SIZE: usize> Reach<PAGE_SIZE> {
+    /// What the distance of a descriptor is counted in, and descriptors are aligned to, as a
+    /// shift.
+    const UNIT: u32 = if PAGE_SIZE < 4096 { 3 } else { 6 };
+
+    /// The mark of the slab that holds `addr`; `None` if it is in none, or if that takes a closer
+    /// look. The fast path of a free.
+    ///
+    /// Complexity: O(1), two dependent loads. Locks: none.
+    #[inline(always)]
+    pub(crate) fn slab_at(&self, addr: usize) -> Option<PageMark> {
+        let (_, page) = self.carved_page(addr)?;
+        // SAFETY: the page that the address lies in, with the region's provenance.
+        unsafe { Self::mark_of(page, self.heap.with_addr(addr & !(PAGE_SIZE - 1))) }
     }
 
     /// What the metadata of a page says.

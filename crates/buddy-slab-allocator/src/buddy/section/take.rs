@@ -102,7 +102,7 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
             unsafe {
                 let clean = self.page_unchecked(start).head().is_clean();
                 if let Some(order) = order {
-                    self.unlink_block(start, order, zone);
+                    self.unlink_block(self, start, order, zone);
                     self.demote(start, zone as u32);
                     if start.index() < from {
                         self.make_blocks(start.index(), from, zone, clean);

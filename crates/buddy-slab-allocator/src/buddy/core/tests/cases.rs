@@ -3,8 +3,8 @@
 use std::boxed::Box;
 use std::vec::Vec;
 
-use super::super::super::section::Kind;
-use super::super::{KeptPage, MAX_NODES, PageError, PageRequest, RemovalError, Wait, Watermarks};
+use super::super::super::section::{KeptPage, Kind};
+use super::super::{MAX_NODES, PageError, PageRequest, RemovalError, Wait, Watermarks};
 use super::{Core, PAGE, Region};
 use crate::error::AllocError;
 use crate::sync::{Guard, Rank};
@@ -260,6 +260,7 @@ fn the_reserve_is_for_those_who_may_use_it() {
         held += 1;
     }
     assert_eq!(core.free_pages(), 10);
+    assert_eq!([3, 10, 11].map(|most| core.free_pages_up_to(most)), [3, 10, 10]);
     assert!(core.below_low(node, Zone::Normal));
     let reserve = PageRequest { use_reserve: true, ..one() };
     let mut dipped = 0;
@@ -422,6 +423,41 @@ fn a_batch_merges_as_far_as_single_frees_whatever_its_order() {
             core.check_invariants();
             assert_eq!(core.allocated_pages(), 0);
             assert_eq!(blocks(), fresh, "{order:?}, in steps of {odd}");
+        }
+    }
+}
+
+#[test]
+fn batches_of_blocks_that_were_never_carved_join_in_either_order() {
+    let region = Region::new((64 << 20) + (4 << 20), 4 << 20);
+    let core = Core::new();
+    region.add_to(&core, 0, None).unwrap();
+    for (order, most) in [(9, 24), (10, 12), (11, 6)] {
+        let order = Order::new(order).unwrap();
+        for backwards in [false, true] {
+            let mut kept = [KeptPage::NOTHING; 24];
+            let kept = &mut kept[..most];
+            assert_eq!(core.alloc_batch(order, NodeId::new(0), Wait::Spin, false, kept), most);
+            kept.sort_by_key(|block| block.addr());
+            for block in &*kept {
+                // SAFETY: ours.
+                assert_eq!(unsafe { block.count() }, order.pages());
+                assert_eq!(block.addr() % (order.pages() * PAGE), 0);
+            }
+            let nearest = kept.windows(2).map(|two| two[1].addr() - two[0].addr()).min();
+            assert_eq!(
+                nearest.unwrap(),
+                order.pages() * PAGE,
+                "some lie side by side, none overlap"
+            );
+            core.check_invariants();
+            if backwards {
+                kept.reverse();
+            }
+            // SAFETY: ours, once each.
+            unsafe { core.free_batch(kept, order, Wait::Spin) };
+            core.check_invariants();
+            assert_eq!(core.allocated_pages(), 0);
         }
     }
 }

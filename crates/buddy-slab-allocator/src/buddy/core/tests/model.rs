@@ -5,8 +5,8 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use super::super::super::section::Kind;
-use super::super::{KeptPage, PageError, PageRequest, RemovalError, Wait, Watermarks};
+use super::super::super::section::{KeptPage, Kind};
+use super::super::{PageError, PageRequest, RemovalError, Wait, Watermarks};
 use super::{Core, PAGE, Region};
 use crate::units::{NodeId, Order, PhysLimit, Zone};
 

@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 use std::vec::Vec;
 
-use super::super::super::section::Kind;
-use super::super::{KeptPage, PageRequest, Wait};
+use super::super::super::section::{KeptPage, Kind};
+use super::super::{PageRequest, Wait};
 use super::{Core, PAGE, Region};
 use crate::units::{NodeId, Order};
 
