@@ -7,33 +7,10 @@ use core::ptr::NonNull;
 use super::GlobalAllocator;
 use super::session::{Held, Session};
 use crate::buddy::PageMark;
-use crate::percpu::{self, FaultLog, HeapTable, RemoteObject};
+use crate::percpu::{self, FaultLog, Found, HeapTable};
 use crate::platform::Platform;
 use crate::slab::{self, ClassTable, Group, GroupFree, ObjectIndex, SizeClass, Slab, SlabLabel};
 use crate::units::Misuse;
-
-/// An object, as the metadata of its page describes it.
-pub(super) struct Found {
-    pub(super) label: SlabLabel,
-    /// The first group of its slab.
-    pub(super) groups: NonNull<Group>,
-    pub(super) index: ObjectIndex,
-}
-
-impl Found {
-    /// The group it belongs to.
-    #[inline(always)]
-    fn group(&self) -> NonNull<Group> {
-        // SAFETY: there is a group for every address in a slab's pages.
-        unsafe { self.groups.add(self.index.group()) }
-    }
-
-    #[inline(always)]
-    fn remote(&self, addr: usize) -> RemoteObject {
-        let size_bytes = self.label.class().size();
-        RemoteObject { groups: self.groups, index: self.index, addr, size_bytes }
-    }
-}
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// Frees what [`alloc`](Self::alloc) or [`realloc`](Self::realloc) returned. Never fails and
@@ -88,34 +65,6 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         // SAFETY: the mark of a slab's page leads to its first group; whoever asks holds an
         // object of it, so it is alive.
         Some(unsafe { Slab::of_group(mark.descriptor.cast()) })
-    }
-
-    /// The object at `addr`, whose page has this mark. Touches nothing of its slab, but with the
-    /// largest pages.
-    #[inline(always)]
-    pub(super) fn locate(
-        addr: usize,
-        mark: PageMark,
-        expected: Option<SizeClass>,
-    ) -> Result<Found, Misuse> {
-        // SAFETY: slabs are marked with labels.
-        let label = unsafe { SlabLabel::from_raw(mark.label) };
-        if expected.is_some_and(|class| class != label.class()) {
-            cold_path();
-            return Err(Misuse::WrongSize);
-        }
-        let Some(index) = label.object_at(addr, PAGE_SIZE) else {
-            cold_path();
-            return Err(Misuse::Interior);
-        };
-        let groups = mark.descriptor.cast::<Group>();
-        if ClassTable::<PAGE_SIZE>::IS_CAPPED
-            // SAFETY: the slab is alive: an object of it is being freed.
-            && index.get() >= unsafe { Slab::object_count(Slab::of_group(groups)) }
-        {
-            return Err(Misuse::Interior);
-        }
-        Ok(Found { label, groups, index })
     }
 
     /// Frees the object of `class` that the metadata of `ptr`'s page names, and leaves the heap: the
@@ -226,7 +175,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         mark: PageMark,
     ) {
         let addr = ptr.addr().get();
-        let Ok(found) = Self::locate(addr, mark, expected) else {
+        let Ok(found) = Found::by_mark::<PAGE_SIZE>(addr, mark, expected) else {
             // SAFETY: the condition.
             return unsafe { self.free_refused(held, ptr, expected) };
         };
@@ -317,7 +266,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             // Pages, or a mistake.
             return self.dealloc_large(ptr, expected.map(SizeClass::size));
         };
-        match Self::locate(addr, mark, expected) {
+        match Found::by_mark::<PAGE_SIZE>(addr, mark, expected) {
             Ok(found) => {
                 let session = self.enter_own();
                 // SAFETY: alive (condition); named by the metadata of its page.

@@ -4,6 +4,7 @@ use core::ptr::NonNull;
 
 use super::GlobalAllocator;
 use crate::buddy::PageMark;
+use crate::percpu::Found;
 use crate::platform::Platform;
 use crate::slab::{Slab, SlabLabel};
 
@@ -20,7 +21,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         let Some(mark) = self.core.slab_at(addr) else {
             return self.large_pages(addr).map(|pages| pages * PAGE_SIZE);
         };
-        let found = Self::locate(addr, mark, None).ok()?;
+        let found = Found::by_mark::<PAGE_SIZE>(addr, mark, None).ok()?;
         // SAFETY: named by the page metadata, and kept alive by the caller's condition.
         let free = unsafe { Slab::is_free_hint(Slab::of_group(found.groups), found.index) };
         (!free).then(|| found.label.class().size())

@@ -7,6 +7,7 @@
 
 mod block_cache;
 mod faults;
+mod found;
 mod free_groups;
 mod free_run;
 mod gate;
@@ -22,6 +23,7 @@ mod steal;
 
 pub(crate) use block_cache::{BlockCache, BlockSize, max_cached_pages};
 pub(crate) use faults::FaultLog;
+pub(crate) use found::Found;
 pub(crate) use gate::Gate;
 pub(crate) use heap::{Heap, HeapTable};
 pub(crate) use list_index::{ListIndex, max_kept_pages};
