@@ -9,7 +9,7 @@ use buddy_slab_allocator::{Access, OsImpl, Platform, SpinLock};
 pub const CPU_COUNT: usize = 8;
 
 /// How many allocators keep their heap's address in a word of the running CPU.
-const WORDS: usize = 4;
+const WORDS: usize = 6;
 
 /// The number of no word.
 pub const NO_WORD: usize = WORDS;
@@ -48,19 +48,20 @@ fn add_to_preempt_count(change: isize) {
 }
 
 /// *Pinned*: counts in and out of sections without preemption, as a kernel does.
-/// One allocator can have the word of that number.
-pub struct Pinned<const WORD: usize = NO_WORD>;
+/// One allocator can have the word of that number. With magazines or without.
+pub struct Pinned<const WORD: usize = NO_WORD, const MAGAZINES: bool = false>;
 
 // SAFETY:
 // - an index is used by one thread at a time (condition of `become_cpu`); no handler runs;
 // - nothing here unwinds or allocates: the thread-locals are constant and need no destructor;
 // - a word is a thread's, empty when that becomes another CPU, and of one allocator: each names its
 //   own, or none.
-unsafe impl<const WORD: usize> Platform for Pinned<WORD> {
+unsafe impl<const WORD: usize, const MAGAZINES: bool> Platform for Pinned<WORD, MAGAZINES> {
     type Lock = SpinLock;
     type Pin = ();
     const ACCESS: Access = Access::Exclusive;
     const KEEPS_HEAP: bool = WORD < WORDS;
+    const MAGAZINES: bool = MAGAZINES;
 
     #[inline(always)]
     fn pin(&self) -> ((), Option<usize>) {
@@ -84,15 +85,16 @@ unsafe impl<const WORD: usize> Platform for Pinned<WORD> {
 }
 
 /// *Thread*: the index belongs to the thread, so that there is nothing to forbid.
-/// One allocator can have the word of that number.
-pub struct Thread<const WORD: usize = NO_WORD>;
+/// One allocator can have the word of that number. With magazines or without.
+pub struct Thread<const WORD: usize = NO_WORD, const MAGAZINES: bool = false>;
 
 // SAFETY: as for `Pinned`.
-unsafe impl<const WORD: usize> Platform for Thread<WORD> {
+unsafe impl<const WORD: usize, const MAGAZINES: bool> Platform for Thread<WORD, MAGAZINES> {
     type Lock = SpinLock;
     type Pin = ();
     const ACCESS: Access = Access::Exclusive;
     const KEEPS_HEAP: bool = WORD < WORDS;
+    const MAGAZINES: bool = MAGAZINES;
 
     #[inline(always)]
     fn pin(&self) -> ((), Option<usize>) {

@@ -5,18 +5,18 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-use buddy_slab_allocator::{GlobalAllocator, OsImpl};
+use buddy_slab_allocator::{Access, GlobalAllocator, OsImpl, OsPlatform, Platform};
 
 use crate::heap::Heap;
 use crate::misuse;
-use crate::platform::{FakeCpus, PhysMap, set_cpu};
+use crate::platform::{FakeCpus, PhysMap, on_cpu, set_cpu};
 use crate::region::Region;
 
 /// A `GlobalAllocator` with the regions it lives in and the platform it runs on.
 ///
 /// Its misuse handler fails the test: the runner makes legal calls only.
-pub struct GlobalHeap<const PAGE_SIZE: usize = 0x1000> {
-    inner: Box<GlobalAllocator<PAGE_SIZE>>,
+pub struct GlobalHeap<const PAGE_SIZE: usize = 0x1000, P: Platform = OsPlatform> {
+    inner: Box<GlobalAllocator<PAGE_SIZE, P>>,
     regions: Mutex<Vec<Region>>,
     cpu_count: usize,
     map: PhysMap,
@@ -48,6 +48,31 @@ impl<const PAGE_SIZE: usize> GlobalHeap<PAGE_SIZE> {
         inner.set_misuse_handler(Some(misuse::fail));
         Self { inner, regions: Mutex::new(vec![region]), cpu_count, map: PhysMap::Identity }
     }
+}
+
+impl<const PAGE_SIZE: usize, P: Platform> GlobalHeap<PAGE_SIZE, P> {
+    /// A heap on a platform that knows no physical addresses.
+    ///
+    /// # Panics
+    /// If the region is refused.
+    pub fn with_platform(mut region: Region, cpu_count: usize, platform: P) -> Self {
+        set_cpu(0);
+        let inner = Box::new(GlobalAllocator::with_platform(platform));
+        let bytes = region.bytes_mut();
+        // SAFETY: the region is kept, untouched, until after the allocator's last use.
+        unsafe { inner.init_raw(bytes.as_mut_ptr(), bytes.len(), cpu_count) }
+            .expect("init refused the region");
+        inner.set_misuse_handler(Some(misuse::fail));
+        Self { inner, regions: Mutex::new(vec![region]), cpu_count, map: PhysMap::High }
+    }
+
+    /// Runs `call` where a CPU's own calls have to be made: on that one, if it has the heap to itself.
+    fn for_cpu<T>(&self, cpu: usize, call: impl FnOnce() -> T) -> T {
+        match P::ACCESS {
+            Access::Exclusive if cpu < self.cpu_count => on_cpu(cpu, call),
+            _ => call(),
+        }
+    }
 
     /// The same heap with a misuse handler that records (see [`misuse::take`]) and returns.
     #[must_use]
@@ -57,7 +82,7 @@ impl<const PAGE_SIZE: usize> GlobalHeap<PAGE_SIZE> {
     }
 
     /// The allocator itself.
-    pub fn allocator(&self) -> &GlobalAllocator<PAGE_SIZE> {
+    pub fn allocator(&self) -> &GlobalAllocator<PAGE_SIZE, P> {
         &self.inner
     }
 
@@ -69,7 +94,7 @@ impl<const PAGE_SIZE: usize> GlobalHeap<PAGE_SIZE> {
     }
 }
 
-impl<const PAGE_SIZE: usize> Heap for GlobalHeap<PAGE_SIZE> {
+impl<const PAGE_SIZE: usize, P: Platform> Heap for GlobalHeap<PAGE_SIZE, P> {
     fn page_size(&self) -> usize {
         PAGE_SIZE
     }
@@ -128,19 +153,23 @@ impl<const PAGE_SIZE: usize> Heap for GlobalHeap<PAGE_SIZE> {
     }
 
     fn cpu_online(&self, cpu: usize) {
-        assert_eq!(self.inner.cpu_online(cpu).is_ok(), cpu < self.cpu_count);
+        let done = self.for_cpu(cpu, || self.inner.cpu_online(cpu));
+        assert_eq!(done.is_ok(), cpu < self.cpu_count);
     }
 
     fn cpu_offline(&self, cpu: usize) {
-        assert_eq!(self.inner.cpu_offline(cpu).is_ok(), cpu < self.cpu_count);
+        let done = self.for_cpu(cpu, || self.inner.cpu_offline(cpu));
+        assert_eq!(done.is_ok(), cpu < self.cpu_count);
     }
 
     fn idle(&self, cpu: usize) {
-        assert_eq!(self.inner.idle(cpu).is_ok(), cpu < self.cpu_count);
+        let done = self.for_cpu(cpu, || self.inner.idle(cpu));
+        assert_eq!(done.is_ok(), cpu < self.cpu_count);
     }
 
     fn tick(&self, cpu: usize) {
-        assert_eq!(self.inner.tick(cpu).is_ok(), cpu < self.cpu_count);
+        let done = self.for_cpu(cpu, || self.inner.tick(cpu));
+        assert_eq!(done.is_ok(), cpu < self.cpu_count);
     }
 
     fn shrink(&self) -> usize {

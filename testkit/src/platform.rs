@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use buddy_slab_allocator::OsImpl;
+use buddy_slab_allocator::{Access, OsImpl, Platform, SpinLock};
 
 thread_local! {
     static CPU: Cell<usize> = const { Cell::new(0) };
@@ -129,4 +129,23 @@ impl OsImpl for LyingCpus {
     fn virt_to_phys(&self, vaddr: usize) -> usize {
         vaddr
     }
+}
+
+/// Fake CPUs that have their heaps to themselves, and keep what they free in magazines: each is
+/// played by one thread at a time.
+#[derive(Debug)]
+pub struct MagazineCpus;
+
+// SAFETY: whoever plays a CPU is alone on it (see above); there are no handlers.
+unsafe impl Platform for MagazineCpus {
+    type Lock = SpinLock;
+    type Pin = ();
+    const ACCESS: Access = Access::Exclusive;
+    const MAGAZINES: bool = true;
+
+    fn pin(&self) -> ((), Option<usize>) {
+        ((), Some(current_cpu()))
+    }
+
+    fn unpin(&self, (): ()) {}
 }

@@ -48,7 +48,9 @@ pub use floor::Floor;
 #[cfg(feature = "peers")]
 pub use hosted_peers::{Jemalloc, MiMalloc, RpMalloc, SnMalloc};
 pub use locked_peers::{BuddySystem, LinkedList, Rlsf, Talc};
-pub use ours::{OursLocked, OursPinned, OursThread, Predecessor, region};
+pub use ours::{
+    OursLocked, OursPinned, OursThread, PinnedMagazines, Predecessor, ThreadMagazines, region,
+};
 pub(crate) use timed::timed;
 pub use timed::{Timed, calls_since, clear_calls, new_histogram};
 
@@ -124,6 +126,8 @@ macro_rules! engines {
 engines! {
     Pinned: OursPinned, "pinned", Ours;
     Thread: OursThread, "thread", Ours;
+    PinnedMagazines: PinnedMagazines, "pinned-mag", Ours;
+    ThreadMagazines: ThreadMagazines, "thread-mag", Ours;
     Locked: OursLocked, "locked", Ours;
     Old: Predecessor, "0.3.0", Peer;
     BuddySystem: BuddySystem, "buddy_system_allocator", Peer;

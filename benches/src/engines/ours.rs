@@ -61,44 +61,56 @@ macro_rules! engine {
     };
 }
 
-engine!(
+/// One of ours: it knows of a CPU's life.
+macro_rules! ours {
+    ($(#[$doc:meta])* $name:ident, $heap:ident: $type:ty = $new:expr, |$region:ident| $init:expr) => {
+        engine!(
+            $(#[$doc])*
+            $name,
+            $heap: $type = $new,
+            |$region| $init,
+            fn leave_thread() {
+                $heap.cpu_offline(current_cpu()).expect("the caller's own CPU");
+            }
+
+            fn tick() {
+                $heap.tick(current_cpu()).expect("the caller's own CPU");
+            }
+        );
+    };
+}
+
+ours!(
     /// Ours, *pinned*.
     OursPinned,
     PINNED: GlobalAllocator<0x1000, Pinned<0>> = GlobalAllocator::with_platform(Pinned),
-    |region| PINNED.init_raw(region.as_mut_ptr(), region.len(), CPU_COUNT),
-    fn leave_thread() {
-        PINNED.cpu_offline(current_cpu()).expect("the caller's own CPU");
-    }
-
-    fn tick() {
-        PINNED.tick(current_cpu()).expect("the caller's own CPU");
-    }
+    |region| PINNED.init_raw(region.as_mut_ptr(), region.len(), CPU_COUNT)
 );
-engine!(
+ours!(
     /// Ours, *thread*.
     OursThread,
     THREAD: GlobalAllocator<0x1000, Thread<1>> = GlobalAllocator::with_platform(Thread),
-    |region| THREAD.init_raw(region.as_mut_ptr(), region.len(), CPU_COUNT),
-    fn leave_thread() {
-        THREAD.cpu_offline(current_cpu()).expect("the caller's own CPU");
-    }
-
-    fn tick() {
-        THREAD.tick(current_cpu()).expect("the caller's own CPU");
-    }
+    |region| THREAD.init_raw(region.as_mut_ptr(), region.len(), CPU_COUNT)
 );
-engine!(
+ours!(
+    /// Ours, *pinned*, with magazines.
+    PinnedMagazines,
+    PINNED_MAGAZINES: GlobalAllocator<0x1000, Pinned<4, true>> =
+        GlobalAllocator::with_platform(Pinned),
+    |region| PINNED_MAGAZINES.init_raw(region.as_mut_ptr(), region.len(), CPU_COUNT)
+);
+ours!(
+    /// Ours, *thread*, with magazines.
+    ThreadMagazines,
+    THREAD_MAGAZINES: GlobalAllocator<0x1000, Thread<5, true>> =
+        GlobalAllocator::with_platform(Thread),
+    |region| THREAD_MAGAZINES.init_raw(region.as_mut_ptr(), region.len(), CPU_COUNT)
+);
+ours!(
     /// Ours, *locked*.
     OursLocked,
     LOCKED: GlobalAllocator = GlobalAllocator::new(),
-    |region| LOCKED.init(region, CPU_COUNT, &HOST),
-    fn leave_thread() {
-        LOCKED.cpu_offline(current_cpu()).expect("the caller's own CPU");
-    }
-
-    fn tick() {
-        LOCKED.tick(current_cpu()).expect("the caller's own CPU");
-    }
+    |region| LOCKED.init(region, CPU_COUNT, &HOST)
 );
 engine!(
     /// 0.3.0.

@@ -129,11 +129,13 @@ fn prepare_objects<W: ObjectWorkload>(engine: EngineId, scale: Scale) -> Round {
 
 /// Only ours: they are what histograms are about, and every engine more takes long to compile.
 fn prepare_objects_timed<W: ObjectWorkload>(engine: EngineId, scale: Scale) -> Option<Round> {
-    use crate::engines::{OursLocked, OursPinned, OursThread};
+    use crate::engines::{OursLocked, OursPinned, OursThread, PinnedMagazines, ThreadMagazines};
     let prepare = Prepare::<W>(scale, std::marker::PhantomData);
     match engine {
         EngineId::Pinned => Some(Visitor::visit::<Timed<OursPinned>>(prepare)),
         EngineId::Thread => Some(Visitor::visit::<Timed<OursThread>>(prepare)),
+        EngineId::PinnedMagazines => Some(Visitor::visit::<Timed<PinnedMagazines>>(prepare)),
+        EngineId::ThreadMagazines => Some(Visitor::visit::<Timed<ThreadMagazines>>(prepare)),
         EngineId::Locked => Some(Visitor::visit::<Timed<OursLocked>>(prepare)),
         _ => None,
     }

@@ -29,14 +29,15 @@ fn index() -> Option<usize> {
     Some(INDEX.get()).filter(|index| *index != usize::MAX)
 }
 
-/// *Thread*: the index is the thread's own.
-struct ThreadWay;
+/// *Thread*: the index is the thread's own. With magazines or without.
+struct ThreadWay<const MAGAZINES: bool>;
 // SAFETY: each worker sets an index of its own once, before it allocates; a signal handler runs
 // on the worker that it interrupted and ends before that goes on.
-unsafe impl Platform for ThreadWay {
+unsafe impl<const MAGAZINES: bool> Platform for ThreadWay<MAGAZINES> {
     type Lock = SpinLock;
     type Pin = ();
     const ACCESS: Access = Access::Exclusive;
+    const MAGAZINES: bool = MAGAZINES;
     fn pin(&self) -> ((), Option<usize>) {
         ((), index())
     }
@@ -305,7 +306,12 @@ fn fire_at<P: Platform>(platform: P) {
 
 #[test]
 fn handlers_reenter_thread_heaps() {
-    fire_at(ThreadWay);
+    fire_at(ThreadWay::<false>);
+}
+
+#[test]
+fn handlers_reenter_heaps_with_magazines() {
+    fire_at(ThreadWay::<true>);
 }
 
 #[test]

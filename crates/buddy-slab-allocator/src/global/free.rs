@@ -5,9 +5,9 @@ use core::hint::cold_path;
 use core::ptr::NonNull;
 
 use super::GlobalAllocator;
-use super::session::{Held, Session};
+use super::session::{Held, Own, Session};
 use crate::buddy::PageMark;
-use crate::percpu::{self, FaultLog, Found, HeapTable};
+use crate::percpu::{self, FaultLog, Found, HeapTable, Pushed};
 use crate::platform::Platform;
 use crate::slab::{self, ClassTable, Group, GroupFree, ObjectIndex, SizeClass, Slab, SlabLabel};
 use crate::units::Misuse;
@@ -18,7 +18,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ///
     /// Misuse is detected where the data at hand shows it (a double free, an interior, foreign or
     /// page address, a size of another class), reported to the
-    /// [handler](Self::set_misuse_handler), and otherwise ignored: the heap stays whole.
+    /// [handler](Self::set_misuse_handler), and otherwise ignored: the heap stays whole. With
+    /// [magazines](Platform::MAGAZINES) it is detected later, or not.
     ///
     /// # Complexity
     /// O(1); as [`alloc`](Self::alloc). An object of another CPU's slab costs no atomic operation
@@ -33,13 +34,36 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         // Folds where the layout is known when compiling.
         let class = SizeClass::for_request(layout.size(), layout.align(), PAGE_SIZE);
         let Some(class) = class else { return self.dealloc_large(ptr, Some(layout.size())) };
-        let Some(mut own) = self.enter_fast_or_leave() else {
+        let Some(own) = self.enter_fast_or_leave() else {
             // SAFETY: the condition.
             return unsafe { self.dealloc_slow(ptr, Some(class)) };
         };
+        let Some(mut own) = self.free_into_magazine(own, ptr, class) else { return };
         if !own.local().free_in_run(Some(class), ptr.addr().get()) {
             // SAFETY: the condition.
             unsafe { self.free_listed(own.into_held(), ptr, class) }
+        }
+    }
+
+    /// Frees the object of `class` into a magazine, where the platform wants them, and leaves the heap.
+    /// If there is no room the heap is still entered, and nothing has happened.
+    #[inline(always)]
+    fn free_into_magazine<'a>(
+        &'a self,
+        mut own: Own<'a, PAGE_SIZE, P>,
+        ptr: NonNull<u8>,
+        class: SizeClass,
+    ) -> Option<Own<'a, PAGE_SIZE, P>> {
+        if !P::MAGAZINES {
+            return Some(own);
+        }
+        match own.local().magazines.push(class, ptr) {
+            Pushed::Kept => None,
+            Pushed::Full => Some(own),
+            Pushed::Twice => {
+                self.free_twice(own.into_held(), ptr);
+                None
+            }
         }
     }
 
@@ -95,7 +119,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             match self.core.slab_at_fast(ptr.addr().get()) {
                 Some(mark) => {
                     let class = SlabLabel::from_raw(mark.label).class();
-                    self.free_marked(held, ptr, class, mark, None);
+                    let own = self.free_into_magazine(held.into_own(self), ptr, class);
+                    let Some(own) = own else { return };
+                    self.free_marked(own.into_held(), ptr, class, mark, None);
                 }
                 None => self.free_elsewhere(held, ptr, None),
             }
@@ -213,6 +239,14 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         drop(held.into_own(self));
         // SAFETY: the condition.
         unsafe { self.dealloc_slow(ptr, expected) }
+    }
+
+    /// Leaves the heap, and reports that the object was freed just before.
+    #[cold]
+    #[inline(never)]
+    fn free_twice(&self, held: Held<'_, PAGE_SIZE, P>, ptr: NonNull<u8>) {
+        drop(held.into_own(self));
+        self.report(ptr.addr().get(), Misuse::DoubleFree);
     }
 
     /// The rest of a free that went where the last one went: a run begins, and the heap is left.

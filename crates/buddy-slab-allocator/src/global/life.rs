@@ -11,8 +11,10 @@ const COLLECTED_BY_TICK: usize = 1024;
 /// How much of a heap is given back.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Give {
-    /// What others wait for, and surplus.
+    /// What others wait for, and surplus, of what lies in magazines a part.
     Surplus,
+    /// The same, and all that lies in magazines: a CPU that sleeps has no ticks.
+    Rest,
     /// Everything that is not in use.
     All,
 }
@@ -66,7 +68,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// [`AllocError::InvalidParam`] if there is no such CPU, or (*pinned* and *thread*) it is not
     /// the caller's.
     pub fn idle(&self, cpu: usize) -> AllocResult {
-        self.rest(cpu, Give::Surplus)
+        self.rest(cpu, Give::Rest)
     }
 
     /// To be called now and then, say from the timer: publishes the remote frees that this CPU
@@ -164,9 +166,13 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ) -> FaultLog {
         let env = self.env_of(heap, wait);
         match give {
-            Give::Surplus if self.is_scarce(heap.node()) => local.drain(heap.inbox(), &env),
             Give::All => local.drain(heap.inbox(), &env),
-            Give::Surplus => {
+            _ if self.is_scarce(heap.node()) => local.drain(heap.inbox(), &env),
+            Give::Surplus | Give::Rest => {
+                match give {
+                    Give::Rest => local.drain_magazines(&env),
+                    _ => local.trim_magazines(&env),
+                }
                 local.remote.flush(&env, &mut local.faults);
                 local.collect_some(heap.inbox(), COLLECTED_BY_TICK, &env);
                 local.end_run(&env);

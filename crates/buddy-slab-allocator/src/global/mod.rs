@@ -151,6 +151,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             node: heap.node(),
             wait,
             use_reserve: matches!(wait, Wait::Try),
+            magazines: P::MAGAZINES,
             page_counts: heap.page_counts(),
         }
     }

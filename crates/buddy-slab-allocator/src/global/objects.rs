@@ -66,7 +66,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 
     #[inline(always)]
     fn object_at_hand(&self, class: SizeClass) -> Option<NonNull<u8>> {
-        self.enter_fast_or_leave()?.local().alloc(class)
+        self.enter_fast_or_leave()?.local().alloc_at_hand(class, P::MAGAZINES)
     }
 
     #[inline(always)]
@@ -133,7 +133,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             if let (Some(class), Some(mut session)) = (class, self.enter()) {
                 let local = session.local();
                 while let Some(place) = objects.get_mut(count) {
-                    let Some(object) = local.alloc(class) else { break };
+                    let Some(object) = local.alloc_at_hand(class, P::MAGAZINES) else { break };
                     place.write(object);
                     count += 1;
                 }

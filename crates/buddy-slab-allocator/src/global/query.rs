@@ -3,7 +3,8 @@
 use super::GlobalAllocator;
 use crate::buddy::{ManagedSection, PageCore, Wait};
 use crate::percpu::{
-    FaultLog, Heap, HeapTable, Local, MAX_WAITING_BYTES, max_cached_pages, max_kept_pages,
+    FaultLog, Heap, HeapTable, Local, MAX_MAGAZINE_BYTES, MAX_WAITING_BYTES, max_cached_pages,
+    max_kept_pages,
 };
 use crate::platform::Platform;
 use crate::slab::SizeClass;
@@ -12,12 +13,16 @@ use crate::sync::atomic::Ordering;
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// The most pages that one CPU's page lists and block cache keep. A running *pinned* or *thread* CPU withholds
     /// this from others, [`MAX_UNPUBLISHED_BYTES`](Self::MAX_UNPUBLISHED_BYTES) of other CPUs'
-    /// objects, at most two empty slabs per size class (three of one), 512 KiB of others, and what is
-    /// free in slabs that it uses; until it ticks, idles, or answers the platform's `drain_cpus`.
+    /// objects, at most two empty slabs per size class (three of one), 512 KiB of others, what is free
+    /// in slabs that it uses, and [`MAX_MAGAZINE_BYTES`](Self::MAX_MAGAZINE_BYTES) of objects; until it ticks, idles, or answers the platform's `drain_cpus`.
     pub const MAX_KEPT_PAGES: usize = max_kept_pages(PAGE_SIZE) + max_cached_pages(PAGE_SIZE);
 
     /// The most bytes of other CPUs' objects whose free one CPU has not published yet.
     pub const MAX_UNPUBLISHED_BYTES: usize = MAX_WAITING_BYTES;
+
+    /// The most bytes of its own objects that one CPU keeps in magazines, where the platform
+    /// [wants them](Platform::MAGAZINES): 0 where it does not.
+    pub const MAX_MAGAZINE_BYTES: usize = if P::MAGAZINES { MAX_MAGAZINE_BYTES } else { 0 };
 
     /// How many sections are managed. O(1), no lock.
     pub fn managed_section_count(&self) -> usize {

@@ -11,6 +11,7 @@ use core::ptr::NonNull;
 use super::free_groups::FreeGroups;
 use super::free_run::FreeRun;
 use super::idle::IdleSlabs;
+use super::magazines::Magazines;
 use super::remote::{RemoteBatch, RemoteObject};
 use super::{BlockCache, Env, FaultLog, PageLists};
 use crate::buddy::PageError;
@@ -25,6 +26,7 @@ const COLLECTED: usize = 64;
 
 /// What only the holder of a heap touches.
 pub(crate) struct Local<const PAGE_SIZE: usize> {
+    pub(crate) magazines: Magazines,
     pub(super) classes: [FreeGroups; SizeClass::COUNT],
     pub(super) run: FreeRun,
     pub(super) idle: IdleSlabs,
@@ -39,6 +41,7 @@ pub(crate) struct Local<const PAGE_SIZE: usize> {
 impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     pub(crate) const fn new() -> Self {
         Self {
+            magazines: Magazines::none(),
             classes: [const { FreeGroups::new() }; SizeClass::COUNT],
             run: FreeRun::new(),
             idle: IdleSlabs::new(),
@@ -50,7 +53,21 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         }
     }
 
-    /// Takes an object that is at hand; `None` if there is none. O(1).
+    /// Takes an object that is at hand, from a magazine first if there can be any; `None` if there is
+    /// none. O(1).
+    #[inline(always)]
+    pub(crate) fn alloc_at_hand(
+        &mut self,
+        class: SizeClass,
+        magazines: bool,
+    ) -> Option<NonNull<u8>> {
+        if magazines && let Some(object) = self.magazines.pop(class) {
+            return Some(object);
+        }
+        self.alloc(class)
+    }
+
+    /// Takes an object of the class's first group; `None` if there is none. O(1).
     #[inline(always)]
     pub(crate) fn alloc(&mut self, class: SizeClass) -> Option<NonNull<u8>> {
         let (object, left) = self.classes[class.index()].alloc()?;
@@ -69,6 +86,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         class: SizeClass,
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> Result<NonNull<u8>, PageError> {
+        self.supply_magazines(env);
         if let Some(object) = self.alloc(class) {
             return Ok(object);
         }
@@ -332,7 +350,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         self.run.queued().is_some()
     }
 
-    /// How many objects of a class are free in this heap's slabs. O(groups in the queue).
+    /// How many objects of a class are free in this heap's slabs and magazines. O(groups in the queue).
     pub(crate) fn free_objects(&self, class: SizeClass) -> usize {
         let groups = self.classes[class.index()].all();
         let idle = self.idle.of_class(class.index());
@@ -340,6 +358,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         unsafe {
             groups.map(|group| Group::free_bits(group).count_ones() as usize).sum::<usize>()
                 + idle.map(|slab| Slab::object_count(slab)).sum::<usize>()
+                + self.magazines.of_class(class).len()
         }
     }
 
@@ -348,6 +367,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         self.pages.check(env);
         self.blocks.check(env);
         self.idle.check(env.id);
+        self.check_magazines(env);
         if let Some((class, group)) = self.run.queued() {
             let mut queue = self.classes[class.index()].all();
             assert!(queue.any(|queued| queued == group), "U1: the run's group is queued");

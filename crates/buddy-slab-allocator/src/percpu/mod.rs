@@ -15,6 +15,8 @@ mod heap;
 mod idle;
 mod list_index;
 mod local;
+mod magazine_drain;
+mod magazines;
 mod page_list;
 mod remote;
 mod slabs;
@@ -28,6 +30,7 @@ pub(crate) use gate::Gate;
 pub(crate) use heap::{Heap, HeapTable};
 pub(crate) use list_index::{ListIndex, max_kept_pages};
 pub(crate) use local::Local;
+pub(crate) use magazines::{MAX_MAGAZINE_BYTES, Pushed};
 pub(crate) use page_list::{PageCounts, PageLists};
 pub(crate) use remote::{MAX_WAITING_BYTES, RemoteObject, publish_to};
 pub(crate) use steal::steal;
@@ -47,6 +50,8 @@ pub(crate) struct Env<'a, const PAGE_SIZE: usize, L: RawLock> {
     pub(crate) wait: Wait,
     /// Whether the zones' reserve may be used.
     pub(crate) use_reserve: bool,
+    /// Whether the platform wants magazines.
+    pub(crate) magazines: bool,
     pub(crate) page_counts: &'a PageCounts,
 }
 

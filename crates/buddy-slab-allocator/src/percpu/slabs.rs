@@ -114,7 +114,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         env.core.alloc_slot(page.section(), bytes, env.wait, env.use_reserve, near).ok()
     }
 
-    fn give_pages_back<L: RawLock>(
+    pub(super) fn give_pages_back<L: RawLock>(
         page: PageRef<'_, PAGE_SIZE>,
         count: usize,
         env: &Env<'_, PAGE_SIZE, L>,
@@ -164,6 +164,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
     /// Gives everything back that is not in use: remote frees to their owners, what others freed
     /// to its slabs, empty slabs and kept pages to their sections.
     pub(crate) fn drain<L: RawLock>(&mut self, inbox: &Inbox, env: &Env<'_, PAGE_SIZE, L>) {
+        self.drain_magazines(env);
         let Self { remote, faults, .. } = self;
         remote.flush(env, faults);
         self.collect(inbox, env);

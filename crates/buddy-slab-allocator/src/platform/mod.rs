@@ -83,6 +83,19 @@ pub unsafe trait Platform: Sync + 'static {
     /// instructions a call or more, one of them a multiplication. Debug builds compare the two.
     const KEEPS_HEAP: bool = false;
 
+    /// Whether a CPU keeps the objects that it frees in *magazines*: stacks, one for each size class,
+    /// from which it serves its next requests without a look at any slab. Objects of mixed sizes, and
+    /// those freed in no order, take about half of the time then ("Magazines" in `docs/design.md`).
+    ///
+    /// The price: what is freed wrongly (twice, inside an object, with another size, or nothing of this
+    /// allocator's) is found when it leaves the magazine (on tick and idle, in part, and before a request
+    /// fails), or at once if it is what was freed just before. If it was handed out again until then it is
+    /// not found: it may have two owners. So this is for code whose frees are known to be right, say
+    /// by having run without magazines. And a CPU reuses what it freed, wherever it was allocated; keeps
+    /// up to 64 KiB and 1,024 objects of each class; and takes 28 pages of 4 KiB for the stacks
+    /// themselves, as long as 64 times as much is free. All of that goes back under pressure.
+    const MAGAZINES: bool = false;
+
     /// Keeps this CPU, and tells its index; `None` before indices exist. An index out of range
     /// is served like `None`.
     fn pin(&self) -> (Self::Pin, Option<usize>);
