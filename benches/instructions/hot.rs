@@ -8,7 +8,7 @@ use figures::engines::pages::{LockedAddress, Pages, PinnedAddress, PinnedBlock, 
 use figures::platforms::become_cpu;
 use gungraun::{library_benchmark, library_benchmark_group};
 
-use super::{floor, locked, pinned, thread};
+use super::{floor, locked, pinned, pinned_mag, thread, thread_mag};
 
 /// Operations in a benchmark.
 pub const TIMES: usize = 1000;
@@ -44,6 +44,8 @@ fn warm<E: Engine>(engine: E) -> E {
 #[library_benchmark(setup = warm)]
 #[bench::pinned(pinned())]
 #[bench::thread(thread())]
+#[bench::pinned_mag(pinned_mag())]
+#[bench::thread_mag(thread_mag())]
 #[bench::locked(locked())]
 #[bench::floor(floor())]
 fn pair_constant<E: Engine>(engine: E) {
@@ -53,6 +55,8 @@ fn pair_constant<E: Engine>(engine: E) {
 #[library_benchmark(setup = warm)]
 #[bench::pinned(pinned())]
 #[bench::thread(thread())]
+#[bench::pinned_mag(pinned_mag())]
+#[bench::thread_mag(thread_mag())]
 #[bench::locked(locked())]
 #[bench::floor(floor())]
 fn pair_variable<E: Engine>(engine: E) {
@@ -79,10 +83,36 @@ fn burst_of<E: Engine>(engine: &E, held: &mut [*mut u8]) {
 #[library_benchmark(setup = with_room)]
 #[bench::pinned(pinned())]
 #[bench::thread(thread())]
+#[bench::pinned_mag(pinned_mag())]
+#[bench::thread_mag(thread_mag())]
 #[bench::locked(locked())]
 #[bench::floor(floor())]
 fn burst<E: Engine>((engine, mut held): (E, Vec<*mut u8>)) {
     burst_of(&engine, &mut held);
+}
+
+/// The same; what it hands out is freed in an order that has nothing to do with that of the allocations.
+fn with_room_and_order<E: Engine>(engine: E) -> (E, Vec<*mut u8>, Vec<usize>) {
+    let (engine, held) = with_room(engine);
+    let mut order: Vec<usize> = (0..TIMES).collect();
+    fastrand::Rng::with_seed(1).shuffle(&mut order);
+    (engine, held, order)
+}
+
+#[library_benchmark(setup = with_room_and_order)]
+#[bench::pinned(pinned())]
+#[bench::thread(thread())]
+#[bench::pinned_mag(pinned_mag())]
+#[bench::thread_mag(thread_mag())]
+#[bench::locked(locked())]
+#[bench::floor(floor())]
+fn burst_shuffled<E: Engine>((engine, mut held, order): (E, Vec<*mut u8>, Vec<usize>)) {
+    for object in held.iter_mut() {
+        *object = alloc(&engine, LAYOUT);
+    }
+    for index in order {
+        free(&engine, held[index], LAYOUT);
+    }
 }
 
 /// Objects of CPU 0 for CPU 1 to free, after it has freed as many before.
@@ -97,6 +127,8 @@ fn for_another<E: Engine>(engine: E) -> (E, Vec<*mut u8>) {
 #[library_benchmark(setup = for_another)]
 #[bench::pinned(pinned())]
 #[bench::thread(thread())]
+#[bench::pinned_mag(pinned_mag())]
+#[bench::thread_mag(thread_mag())]
 #[bench::locked(locked())]
 fn free_remote<E: Engine>((engine, objects): (E, Vec<*mut u8>)) {
     for &object in &objects {
@@ -114,6 +146,8 @@ fn for_another_shuffled<E: Engine>(engine: E) -> (E, Vec<*mut u8>) {
 #[library_benchmark(setup = for_another_shuffled)]
 #[bench::pinned(pinned())]
 #[bench::thread(thread())]
+#[bench::pinned_mag(pinned_mag())]
+#[bench::thread_mag(thread_mag())]
 #[bench::locked(locked())]
 fn free_remote_shuffled<E: Engine>((engine, objects): (E, Vec<*mut u8>)) {
     for &object in &objects {
@@ -145,6 +179,8 @@ fn alloc_returned<E: Engine>((engine, mut held): (E, Vec<*mut u8>)) {
 #[library_benchmark]
 #[bench::pinned(pinned())]
 #[bench::thread(thread())]
+#[bench::pinned_mag(pinned_mag())]
+#[bench::thread_mag(thread_mag())]
 #[bench::locked(locked())]
 fn refill<E: Engine>(engine: E) {
     // Objects of a page: every few of them want another slab, which a fresh heap has to make.
@@ -219,6 +255,6 @@ fn page_pair_locked(_: ()) {
 
 library_benchmark_group!(
     name = hot_paths;
-    benchmarks = pair_constant, pair_variable, burst, free_remote, free_remote_shuffled, alloc_returned, refill, realloc_in_place,
+    benchmarks = pair_constant, pair_variable, burst, burst_shuffled, free_remote, free_remote_shuffled, alloc_returned, refill, realloc_in_place,
         page_pair_pinned_block, page_pair_pinned, page_pair_thread_block, page_pair_locked
 );

@@ -7,7 +7,9 @@ mod hot;
 mod scaling;
 mod worst;
 
-use figures::engines::{Engine, Floor, OursLocked, OursPinned, OursThread};
+use figures::engines::{
+    Engine, Floor, OursLocked, OursPinned, OursThread, PinnedMagazines, ThreadMagazines,
+};
 use gungraun::main;
 
 /// An object in use, and its size.
@@ -27,6 +29,16 @@ pub fn pinned() -> OursPinned {
 
 /// `ready` by the name of an engine.
 pub fn thread() -> OursThread {
+    ready()
+}
+
+/// `ready` by the name of an engine.
+pub fn pinned_mag() -> PinnedMagazines {
+    ready()
+}
+
+/// `ready` by the name of an engine.
+pub fn thread_mag() -> ThreadMagazines {
     ready()
 }
 

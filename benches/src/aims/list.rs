@@ -2,7 +2,8 @@
 
 use super::{Aim, Figure, Goal, Limit};
 
-const OURS: &[&str] = &["thread", "pinned"];
+/// The aims leave open whether with magazines or without: both are judged.
+const OURS: &[&str] = &["thread", "thread-mag", "pinned", "pinned-mag"];
 const PAGES: &[&str] = &["thread", "thread-block", "pinned", "pinned-block"];
 const LOCKED: &[&str] = &["locked"];
 

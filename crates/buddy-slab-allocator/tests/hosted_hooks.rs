@@ -13,7 +13,7 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use buddy_slab_allocator::{Access, AllocError, GlobalAllocator, Platform, SpinLock};
-use common::{MIB, PAGE, PinnedSim, layout, objects, on};
+use common::{MIB, PAGE, PinnedSim, WithMagazines, layout, objects, on};
 
 /// *Thread*, with a barrier where the system has one.
 struct Claimable;
@@ -74,8 +74,12 @@ fn heaps_are_built_as_cpus_come() {
 }
 
 /// A heap that `threads` threads use until told to stop, each checking what it holds.
-fn under_load(threads: usize, disturb: impl Fn(&'static GlobalAllocator<PAGE, Claimable>)) {
-    let heap: &'static _ = Box::leak(Box::new(GlobalAllocator::with_platform(Claimable)));
+fn under_load<P: Platform>(
+    platform: P,
+    threads: usize,
+    disturb: impl Fn(&'static GlobalAllocator<PAGE, P>),
+) {
+    let heap: &'static _ = Box::leak(Box::new(GlobalAllocator::with_platform(platform)));
     let memory = region(64 * MIB);
     // SAFETY: leaked memory, ours alone.
     unsafe { heap.init_raw(memory.as_mut_ptr(), memory.len(), threads + 1) }.expect("a region");
@@ -145,7 +149,13 @@ fn until(mut enough: impl FnMut(usize) -> bool) {
 #[cfg(target_os = "linux")]
 #[test]
 fn the_heaps_of_running_threads_are_claimed_and_drained() {
-    under_load(3, |heap| {
+    claim_and_drain(Claimable);
+    claim_and_drain(WithMagazines(Claimable));
+}
+
+#[cfg(target_os = "linux")]
+fn claim_and_drain<P: Platform>(platform: P) {
+    under_load(platform, 3, |heap| {
         let mut seen = 0;
         until(|rounds| {
             heap.shrink();
@@ -158,7 +168,13 @@ fn the_heaps_of_running_threads_are_claimed_and_drained() {
 #[cfg(target_os = "linux")]
 #[test]
 fn while_frozen_nobody_else_gets_anything() {
-    under_load(3, |heap| {
+    freeze_and_thaw(Claimable);
+    freeze_and_thaw(WithMagazines(Claimable));
+}
+
+#[cfg(target_os = "linux")]
+fn freeze_and_thaw<P: Platform>(platform: P) {
+    under_load(platform, 3, |heap| {
         let mut frozen = 0;
         until(|_| {
             // SAFETY: this thread's own index; thawed below, in the same context.

@@ -14,7 +14,7 @@ use buddy_slab_allocator::{
     Access, AllocError, ContextSlot, GlobalAllocator, OsImpl, PageBlock, PageOptions, Platform,
     SpinLock,
 };
-use common::{MIB, PAGE, Random, own_slot, set_cpu};
+use common::{MIB, PAGE, Random, WithMagazines, own_slot, set_cpu};
 
 const REGION_BYTES: usize = 64 * MIB;
 
@@ -356,6 +356,22 @@ fn pinned_threads_on_more_cpus_than_the_machine_has_share_a_heap() {
     let heap = common::heap_on(Preemptible::<7>::new(), REGION_BYTES, 7);
     assert_eq!(run(heap, 8, |_| set_cpu(None)), 0, "nothing failed");
     settle(heap, 7);
+}
+
+#[test]
+fn threads_share_heaps_with_magazines_in_every_way() {
+    let heap = common::heap_on(WithMagazines(Preemptible::<3>::new()), REGION_BYTES, 3);
+    assert_eq!(run(heap, 8, |_| set_cpu(None)), 0, "nothing failed, pinned");
+    settle(heap, 3);
+    let heap = common::heap_on(WithMagazines(ThreadWay), REGION_BYTES, 4);
+    assert_eq!(run(heap, 4, |number| set_cpu(Some(number))), 0, "nothing failed, thread");
+    settle(heap, 4);
+    for index in [Index::Own, Index::Lies] {
+        let token = WithMagazines(TokenWay(index, AtomicUsize::new(0)));
+        let heap = common::heap_on(token, REGION_BYTES, 4);
+        assert_eq!(run(heap, 6, |number| set_cpu(Some(number % 4))), 0, "nothing failed, locked");
+        settle(heap, 4);
+    }
 }
 
 #[test]

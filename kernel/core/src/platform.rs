@@ -6,6 +6,7 @@
 //! | `pin-preempt` | counts up the thread's preemption count | mask interrupts |
 //! | `locked` | does not pin: the index may be stale | mask interrupts |
 //! | `lock-plain`, with any | as above | disable preemption only |
+//! | `magazines`, with any | as above | as above |
 //!
 //! With `pin-preempt` or `lock-plain` interrupt handlers, and in every build NMI handlers, may
 //! interrupt the allocator; the heap's gate, or the thread's context slot, tells it so.
@@ -71,6 +72,8 @@ unsafe impl<A: Arch> Platform for KernelPlatform<A> {
         if cfg!(feature = "locked") { Access::Locked } else { Access::Exclusive };
 
     const KEEPS_HEAP: bool = !cfg!(feature = "locked");
+
+    const MAGAZINES: bool = cfg!(feature = "magazines");
 
     #[inline(always)]
     fn heap(&self) -> *mut () {

@@ -57,6 +57,11 @@ const CASES: &[Case] = &[
     Case::new("x86_64", "locked,lock-plain", &[(4, "nmi", Pass)]),
     Case::new(
         "x86_64",
+        "pin-preempt,lock-plain,magazines",
+        &[(4, "nmi", Pass), (2, "fault=double-free", Fail("double free"))],
+    ),
+    Case::new(
+        "x86_64",
         "locked,lock-plain,no-token",
         &[(2, "handlers", Fail("waits for a lock that it holds itself"))],
     ),
@@ -67,6 +72,7 @@ const CASES: &[Case] = &[
         &[(1, "", Pass), (4, "", Pass), (2, "fault=double-free", Fail("double free"))],
     ),
     Case::new("riscv64", "locked", &[(4, "", Pass)]),
+    Case::new("riscv64", "magazines", &[(4, "", Pass)]),
     Case::new(
         "aarch64",
         "",

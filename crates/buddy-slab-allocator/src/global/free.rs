@@ -38,7 +38,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             // SAFETY: the condition.
             return unsafe { self.dealloc_slow(ptr, Some(class)) };
         };
-        let Some(mut own) = self.free_into_magazine(own, ptr, class) else { return };
+        // SAFETY: the condition.
+        let own = unsafe { self.free_into_magazine(own, ptr, class) };
+        let Some(mut own) = own else { return };
         if !own.local().free_in_run(Some(class), ptr.addr().get()) {
             // SAFETY: the condition.
             unsafe { self.free_listed(own.into_held(), ptr, class) }
@@ -47,8 +49,11 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
 
     /// Frees the object of `class` into a magazine, where the platform wants them, and leaves the heap.
     /// If there is no room the heap is still entered, and nothing has happened.
+    ///
+    /// # Safety
+    /// - As for [`dealloc`](Self::dealloc), with a layout of this class.
     #[inline(always)]
-    fn free_into_magazine<'a>(
+    unsafe fn free_into_magazine<'a>(
         &'a self,
         mut own: Own<'a, PAGE_SIZE, P>,
         ptr: NonNull<u8>,
@@ -57,7 +62,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         if !P::MAGAZINES {
             return Some(own);
         }
-        match own.local().magazines.push(class, ptr) {
+        // SAFETY: the condition.
+        match unsafe { own.local().magazines.push(class, ptr) } {
             Pushed::Kept => None,
             Pushed::Full => Some(own),
             Pushed::Twice => {

@@ -11,17 +11,20 @@ use crate::slab::SizeClass;
 use crate::sync::atomic::Ordering;
 
 impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
-    /// The most pages that one CPU's page lists and block cache keep. A running *pinned* or *thread* CPU withholds
-    /// this from others, [`MAX_UNPUBLISHED_BYTES`](Self::MAX_UNPUBLISHED_BYTES) of other CPUs'
-    /// objects, at most two empty slabs per size class (three of one), 512 KiB of others, what is free
-    /// in slabs that it uses, and [`MAX_MAGAZINE_BYTES`](Self::MAX_MAGAZINE_BYTES) of objects; until it ticks, idles, or answers the platform's `drain_cpus`.
+    /// The most pages that one CPU's page lists and block cache keep. A running *pinned* or *thread*
+    /// CPU withholds this from others, [`MAX_UNPUBLISHED_BYTES`](Self::MAX_UNPUBLISHED_BYTES) of
+    /// other CPUs' objects, at most two empty slabs per size class (three of one), 512 KiB of others,
+    /// what is free in slabs that it uses, and what lies in its
+    /// [magazines](Self::MAX_MAGAZINE_BYTES); until it ticks (of magazines: a part), idles, or answers
+    /// the platform's `drain_cpus`.
     pub const MAX_KEPT_PAGES: usize = max_kept_pages(PAGE_SIZE) + max_cached_pages(PAGE_SIZE);
 
     /// The most bytes of other CPUs' objects whose free one CPU has not published yet.
     pub const MAX_UNPUBLISHED_BYTES: usize = MAX_WAITING_BYTES;
 
-    /// The most bytes of its own objects that one CPU keeps in magazines, where the platform
-    /// [wants them](Platform::MAGAZINES): 0 where it does not.
+    /// The most bytes of objects that one CPU keeps in magazines, where the platform
+    /// [wants them](Platform::MAGAZINES): 0 where it does not. (Each of them, at most 1,024 of a class,
+    /// may be what keeps its slab from being released.)
     pub const MAX_MAGAZINE_BYTES: usize = if P::MAGAZINES { MAX_MAGAZINE_BYTES } else { 0 };
 
     /// How many sections are managed. O(1), no lock.
@@ -56,7 +59,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// Asserts the counting equations of every structure (`docs/invariants.md`). Nothing else may
-    /// use the allocator meanwhile. Empty unless debug assertions are on.
+    /// use the allocator meanwhile, and nothing that was freed wrongly may lie in a
+    /// [magazine](Platform::MAGAZINES). Empty unless debug assertions are on.
     pub fn check_invariants(&self) {
         if !cfg!(debug_assertions) || !self.is_ready() {
             return;

@@ -70,11 +70,13 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     pub fn snapshot(&self) -> Snapshot {
         // First, since what the heaps take in may empty slabs, whose pages then go back.
         let mut free = [0usize; SizeClass::COUNT];
-        let mut remote_frees = 0;
+        let (mut remote_frees, mut magazine_pages) = (0, 0);
+        let in_slab = |addr| self.core().slab_at(addr).is_some();
         let heaps_not_seen = self.visit_heaps(|local| {
             remote_frees += local.remote.frees();
+            magazine_pages += local.magazine_pages(in_slab);
             for class in SizeClass::ALL {
-                free[class.index()] += local.free_objects(class);
+                free[class.index()] += local.free_objects(class, in_slab);
             }
         });
         let core = self.core();
@@ -119,7 +121,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         }
         let slab_pages: usize = snapshot.classes.iter().map(|class| class.pages).sum();
         let allocated = snapshot.allocated_bytes / PAGE_SIZE;
-        let own = slab_pages + snapshot.descriptor_pages;
+        let own = slab_pages + snapshot.descriptor_pages + magazine_pages;
         snapshot.large_pages = allocated.saturating_sub(own);
         snapshot
     }

@@ -77,7 +77,8 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         Some(object)
     }
 
-    /// All of [`alloc`](Self::alloc): what is at hand, then what others freed, then a new slab.
+    /// All of [`alloc`](Self::alloc): what is at hand, then what others freed, then a new slab. (And
+    /// magazines, if the platform wants them and the heap has none.)
     /// O(1): of what waits in the inbox a bounded part is taken in.
     #[cold]
     #[inline(never)]
@@ -86,8 +87,7 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         class: SizeClass,
         env: &Env<'_, PAGE_SIZE, L>,
     ) -> Result<NonNull<u8>, PageError> {
-        self.supply_magazines(env);
-        if let Some(object) = self.alloc(class) {
+        if let Some(object) = self.alloc_at_hand(class, env.magazines) {
             return Ok(object);
         }
         let mut idle = self.idle.pop(class.index());
@@ -104,7 +104,10 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         let slab = idle.map_or_else(|| self.new_slab(class, env), Ok)?;
         // SAFETY: this heap's, of this class, empty, and nothing else of the class is free.
         unsafe { self.classes[class.index()].insert(slab) };
-        self.alloc(class).ok_or(PageError::Exhausted)
+        let object = self.alloc(class).ok_or(PageError::Exhausted)?;
+        // Not before there is an object: it may have been the last room.
+        self.supply_magazines(env);
+        Ok(object)
     }
 
     /// Frees the object at `addr` if that goes on with the run of frees (`free_run`), and if it is of
@@ -350,15 +353,17 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         self.run.queued().is_some()
     }
 
-    /// How many objects of a class are free in this heap's slabs and magazines. O(groups in the queue).
-    pub(crate) fn free_objects(&self, class: SizeClass) -> usize {
+    /// How many objects of a class are free in this heap's slabs, and in its magazines, if they lie in a
+    /// slab as `in_slab` says of an address. O(groups in the queue + objects in the magazine).
+    pub(crate) fn free_objects(&self, class: SizeClass, in_slab: impl Fn(usize) -> bool) -> usize {
+        let kept = self.magazines.of_class(class).iter().filter(|addr| in_slab(**addr)).count();
         let groups = self.classes[class.index()].all();
         let idle = self.idle.of_class(class.index());
         // SAFETY: all groups and slabs reached are alive and this heap's.
         unsafe {
             groups.map(|group| Group::free_bits(group).count_ones() as usize).sum::<usize>()
                 + idle.map(|slab| Slab::object_count(slab)).sum::<usize>()
-                + self.magazines.of_class(class).len()
+                + kept
         }
     }
 

@@ -16,8 +16,7 @@
 //!   which so is alive; but for what was freed wrongly.
 //! - M2: the lowest place of a stack holds nothing; `top` is that place or one above, up to `end`.
 
-use core::cell::UnsafeCell;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use core::slice;
 
 use crate::slab::SizeClass;
@@ -49,8 +48,10 @@ const SUMS: (usize, usize) = {
 /// The most bytes of objects that the magazines of one CPU keep.
 pub(crate) const MAX_MAGAZINE_BYTES: usize = SUMS.1;
 
-/// A place for an object.
-type Place = Option<NonNull<u8>>;
+/// A place for an object: its address, or 0. (What was freed comes with a pointer that its last user
+/// had, perhaps for fewer bytes than the next one asks for. So the pointer is made anew, from the region,
+/// whose provenance is exposed when it becomes a section.)
+type Place = usize;
 
 /// The objects of one class, the last freed on top.
 #[derive(Clone, Copy)]
@@ -63,16 +64,16 @@ struct Stack {
 #[repr(transparent)]
 struct Block([Stack; SizeClass::COUNT]);
 
-/// The block of whoever has none: all its stacks are empty, and full. Nobody writes it.
-struct Nothing(UnsafeCell<Place>, Block);
-// SAFETY: nobody writes it: a stack that is full takes nothing, and of an empty one nothing is taken.
-unsafe impl Sync for Nothing {}
-static NOTHING: Nothing = {
-    const fn stack() -> Stack {
-        Stack { top: NOTHING.0.get(), end: NOTHING.0.get() }
-    }
-    Nothing(UnsafeCell::new(None), Block([const { stack() }; SizeClass::COUNT]))
+/// The block of whoever has none. Nobody writes it: a stack that is full takes nothing, and of an empty
+/// one nothing is taken.
+static NOTHING: Block = {
+    const PLACE: &Place = &0;
+    let place = ptr::from_ref(PLACE).cast_mut();
+    Block([Stack { top: place, end: place }; SizeClass::COUNT])
 };
+
+// SAFETY: what is shared between threads is `NOTHING` alone, which nobody writes.
+unsafe impl Sync for Block {}
 
 /// What became of an object that was to go on a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +89,7 @@ pub(crate) enum Pushed {
 /// The magazines of one heap, if it has any.
 ///
 /// # Invariants
-/// - The block is [`NOTHING`]'s, or was made by [`format`](Self::format) and is this heap's alone.
+/// - The block is [`NOTHING`], or was made by [`format`](Self::format) and is this heap's alone.
 pub(crate) struct Magazines(NonNull<Block>);
 
 impl Magazines {
@@ -97,7 +98,7 @@ impl Magazines {
 
     /// No magazines: they keep nothing.
     pub(super) const fn none() -> Self {
-        Self(NonNull::from_ref(&NOTHING.1))
+        Self(NonNull::from_ref(&NOTHING))
     }
 
     /// Whether there are none.
@@ -116,7 +117,7 @@ impl Magazines {
         unsafe {
             let mut bottom = block.add(1).cast::<Place>();
             let stacks = SizeClass::ALL.map(|class| {
-                bottom.write(None);
+                bottom.write(0);
                 let (top, end) = (bottom, bottom.add(capacity(class)));
                 bottom = end.add(1);
                 Stack { top: top.as_ptr(), end: end.as_ptr() }
@@ -145,28 +146,32 @@ impl Magazines {
         // there is another place (M2).
         unsafe {
             let top = (*stack).top;
-            let object = (*top)?;
+            let object = NonNull::new(ptr::with_exposed_provenance_mut(*top))?;
             (*stack).top = top.sub(1);
             Some(object)
         }
     }
 
     /// Keeps an object that was freed as one of the class. O(1).
+    ///
+    /// # Safety
+    /// - The object came from this allocator as one of the class, nobody uses it any more, and it was
+    ///   not freed since; or its user broke the contract of `dealloc` (M1).
     #[inline(always)]
-    pub(crate) fn push(&mut self, class: SizeClass, object: NonNull<u8>) -> Pushed {
-        let stack = self.stack(class);
+    pub(crate) unsafe fn push(&mut self, class: SizeClass, object: NonNull<u8>) -> Pushed {
+        let (stack, object) = (self.stack(class), object.addr().get());
         // SAFETY: the block is ours, or full and only read; there is a place up to the end (M2).
         unsafe {
             let top = (*stack).top;
+            if *top == object {
+                return Pushed::Twice;
+            }
             if top == (*stack).end {
                 return Pushed::Full;
             }
-            if *top == Some(object) {
-                return Pushed::Twice;
-            }
-            // INVARIANT: the caller's.
+            // INVARIANT: the condition.
             let top = top.add(1);
-            *top = Some(object);
+            *top = object;
             (*stack).top = top;
         }
         Pushed::Kept
@@ -194,34 +199,36 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    const PAGE: usize = 4096;
-
-    /// Magazines in memory of their own, and memory for objects.
-    fn with_magazines(story: impl FnOnce(&mut Magazines, &dyn Fn(usize) -> NonNull<u8>)) {
+    /// Magazines in memory of their own.
+    fn with_magazines(story: impl FnOnce(&mut Magazines)) {
         let mut words = std::vec![0usize; Magazines::BYTES.div_ceil(size_of::<usize>())];
-        let mut pages = std::vec![0u64; 64 * PAGE / size_of::<u64>()];
         // SAFETY: as long as that, aligned to words, and used for nothing else.
-        let mut magazines = unsafe { Magazines::format(NonNull::from(&mut words[..]).cast()) };
-        let first = NonNull::from(&mut pages[..]).cast::<u8>();
-        let skew = first.addr().get().next_multiple_of(PAGE) - first.addr().get();
-        // SAFETY: tests ask for offsets within the pages, less one of them.
-        story(&mut magazines, &|offset| unsafe { first.byte_add(skew + offset) });
+        story(&mut unsafe { Magazines::format(NonNull::from(&mut words[..]).cast()) });
+    }
+
+    /// Nobody looks at the objects.
+    fn object(index: usize) -> NonNull<u8> {
+        NonNull::new(ptr::without_provenance_mut(8 * (index + 1))).unwrap()
+    }
+
+    fn push(magazines: &mut Magazines, class: SizeClass, index: usize) -> Pushed {
+        // SAFETY: nobody uses what has such an address.
+        unsafe { magazines.push(class, object(index)) }
     }
 
     #[test]
     fn what_was_freed_last_comes_first_and_no_more_than_fits_is_kept() {
-        with_magazines(|magazines, object| {
+        with_magazines(|magazines| {
             for class in SizeClass::ALL {
-                let kept: Vec<_> = (0..capacity(class)).map(|index| object(8 * index)).collect();
-                for object in &kept {
-                    assert_eq!(magazines.push(class, *object), Pushed::Kept);
+                for index in 0..capacity(class) {
+                    assert_eq!(push(magazines, class, index), Pushed::Kept);
                 }
-                assert_eq!(magazines.push(class, object(PAGE * 60)), Pushed::Full);
+                assert_eq!(push(magazines, class, capacity(class)), Pushed::Full);
             }
             for class in SizeClass::ALL {
                 assert_eq!(magazines.of_class(class).len(), capacity(class));
                 for index in (0..capacity(class)).rev() {
-                    assert_eq!(magazines.pop(class), Some(object(8 * index)));
+                    assert_eq!(magazines.pop(class), Some(object(index)));
                 }
                 assert_eq!(magazines.pop(class), None);
                 assert!(magazines.of_class(class).is_empty());
@@ -232,9 +239,8 @@ mod tests {
     #[test]
     fn no_magazines_keep_nothing() {
         let mut none = Magazines::none();
-        let object = NonNull::from(&0u8);
         for class in SizeClass::ALL {
-            assert_eq!(none.push(class, object), Pushed::Full);
+            assert_eq!(push(&mut none, class, 1), Pushed::Full);
             assert_eq!(none.pop(class), None);
             assert!(none.of_class(class).is_empty());
         }
@@ -242,14 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_freed_last_is_not_kept_twice() {
-        let class = SizeClass::Bytes64;
-        with_magazines(|magazines, object| {
-            for offset in [0, 64, 128] {
-                assert_eq!(magazines.push(class, object(offset)), Pushed::Kept);
-            }
-            assert_eq!(magazines.push(class, object(128)), Pushed::Twice);
-            assert_eq!(magazines.of_class(class).len(), 3);
+    fn what_was_freed_last_is_not_kept_twice_even_if_there_is_no_room() {
+        let class = SizeClass::ALL[SizeClass::COUNT - 1];
+        with_magazines(|magazines| {
+            let pushed: Vec<_> = [0, 0, 1, 1, 2].map(|index| push(magazines, class, index)).into();
+            use Pushed::{Full, Kept, Twice};
+            assert_eq!(pushed, [Kept, Twice, Kept, Twice, Full]);
+            assert_eq!(magazines.of_class(class).len(), 2);
         });
     }
 }

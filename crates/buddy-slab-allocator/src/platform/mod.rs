@@ -88,12 +88,13 @@ pub unsafe trait Platform: Sync + 'static {
     /// those freed in no order, take about half of the time then ("Magazines" in `docs/design.md`).
     ///
     /// The price: what is freed wrongly (twice, inside an object, with another size, or nothing of this
-    /// allocator's) is found when it leaves the magazine (on tick and idle, in part, and before a request
-    /// fails), or at once if it is what was freed just before. If it was handed out again until then it is
-    /// not found: it may have two owners. So this is for code whose frees are known to be right, say
+    /// allocator's) is found when it leaves the magazine (on tick in part, on idle, offline and before a
+    /// request fails), or at once if it is what was freed just before; of a drain that finds more than
+    /// four, three and the last are reported. If it was handed out again until then it is not found: it
+    /// may have two owners. So this is for code whose frees are known to be right, say
     /// by having run without magazines. And a CPU reuses what it freed, wherever it was allocated; keeps
-    /// up to 64 KiB and 1,024 objects of each class; and takes 28 pages of 4 KiB for the stacks
-    /// themselves, as long as 64 times as much is free. All of that goes back under pressure.
+    /// up to 64 KiB and 1,024 objects of each class; and takes 28 pages of 4 KiB (14 on 32
+    /// bits) for the stacks themselves, as long as 64 times as much is free. All of that goes back under pressure.
     const MAGAZINES: bool = false;
 
     /// Keeps this CPU, and tells its index; `None` before indices exist. An index out of range
@@ -153,8 +154,8 @@ pub unsafe trait Platform: Sync + 'static {
         core::hint::spin_loop();
     }
 
-    /// Called with nothing held when a large allocation of `bytes` was freed by address, before its
-    /// pages are anybody else's: they may be given back to whoever backs them. (Their content is
+    /// Called with nothing held when a large allocation of `bytes` was freed by address (but for what
+    /// goes back from a [magazine](Self::MAGAZINES)), before its pages are anybody else's: they may be given back to whoever backs them. (Their content is
     /// not looked at again.)
     fn retire(&self, block: core::ptr::NonNull<u8>, bytes: usize) {
         let _ = (block, bytes);

@@ -167,6 +167,58 @@ unsafe impl Platform for LockedSim {
     }
 }
 
+/// Another platform, with magazines.
+#[derive(Default)]
+pub struct WithMagazines<P>(pub P);
+
+// SAFETY: all is the other platform's, which keeps the promises; magazines ask for none.
+unsafe impl<P: Platform> Platform for WithMagazines<P> {
+    type Lock = P::Lock;
+    type Pin = P::Pin;
+    const ACCESS: Access = P::ACCESS;
+    const PATIENCE: u32 = P::PATIENCE;
+    const SHARED_HEAPS: usize = P::SHARED_HEAPS;
+    const CLAIMS: bool = P::CLAIMS;
+    const KEEPS_HEAP: bool = P::KEEPS_HEAP;
+    const MAGAZINES: bool = true;
+    fn pin(&self) -> (P::Pin, Option<usize>) {
+        self.0.pin()
+    }
+    fn unpin(&self, pin: P::Pin) {
+        self.0.unpin(pin);
+    }
+    fn heap(&self) -> *mut () {
+        self.0.heap()
+    }
+    fn set_heap(&self, heap: *mut ()) {
+        self.0.set_heap(heap);
+    }
+    fn context(&self) -> Option<&ContextSlot> {
+        self.0.context()
+    }
+    fn virt_to_phys(&self, vaddr: usize) -> Option<u64> {
+        self.0.virt_to_phys(vaddr)
+    }
+    fn node_of(&self, cpu: usize) -> u8 {
+        self.0.node_of(cpu)
+    }
+    fn drain_cpus(&self) {
+        self.0.drain_cpus();
+    }
+    fn barrier(&self) -> bool {
+        self.0.barrier()
+    }
+    fn relax(&self) {
+        self.0.relax();
+    }
+    fn retire(&self, block: NonNull<u8>, bytes: usize) {
+        self.0.retire(block, bytes);
+    }
+    fn chores(&self) {
+        self.0.chores();
+    }
+}
+
 /// The calling thread's context token.
 pub fn own_slot<'a>() -> &'a ContextSlot {
     // SAFETY: thread-local storage outlives every use of it by its own thread, and the allocator

@@ -75,7 +75,8 @@ impl<const PAGE_SIZE: usize> Section<PAGE_SIZE> {
     where
         I: Iterator<Item = (usize, usize)> + Clone,
     {
-        let base = spec.base.addr();
+        // Exposed for magazines, which make pointers to its objects anew.
+        let base = spec.base.expose_provenance();
         let plan = Self::needs(spec.extra_bytes).plan(base, spec.len, reserved.clone())?;
         let at = |addr: usize| spec.base.wrapping_byte_add(addr - base);
         let start_page = plan.heap >> Self::PAGE_SHIFT;
