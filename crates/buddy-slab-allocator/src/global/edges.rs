@@ -13,7 +13,7 @@ use crate::slab::SizeClass;
 //   the invariants of slabs and sections;
 // - nothing here unwinds: failures are null, misuse ends in the handler or an abort.
 unsafe impl<const PAGE_SIZE: usize, P: Platform> GlobalAlloc for GlobalAllocator<PAGE_SIZE, P> {
-    #[inline]
+    #[inline(always)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // The same as the function of that name, but that no reason is worked out for a failure:
         // both ways end in a call, and nothing has to be saved for after it.
@@ -29,7 +29,7 @@ unsafe impl<const PAGE_SIZE: usize, P: Platform> GlobalAlloc for GlobalAllocator
         self.alloc_zeroed(layout).map_or(ptr::null_mut(), NonNull::as_ptr)
     }
 
-    #[inline]
+    #[inline(always)]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         if let Some(ptr) = NonNull::new(ptr) {
             // SAFETY: the caller's promise to `GlobalAlloc::dealloc` is the same.
