@@ -14,7 +14,7 @@ use crate::record::Record;
 
 const WIDTH: i32 = 760;
 const ROW: i32 = 26;
-const TOP: i32 = 64;
+const TOP: i32 = 84;
 const LEFT: i32 = 190;
 const RIGHT: i32 = 730;
 /// The ends of the scale, as powers of two.
@@ -37,18 +37,35 @@ const ROWS: [(&str, &str); 10] = [
     ("pages-bulk", "262,144 pages"),
 ];
 
-/// The dots: an engine, its colour, and whether it is ours.
-const DOTS: [(&str, RGBColor, bool); 10] = [
-    ("0.3.0", RGBColor(0x9A, 0x7B, 0x4F), false),
-    ("talc", RGBColor(0x8A, 0xA0, 0x3A), false),
-    ("rlsf", RGBColor(0x5F, 0x9E, 0x6E), false),
-    ("mimalloc", RGBColor(0x3F, 0x8F, 0xC5), false),
-    ("snmalloc", RGBColor(0x5A, 0x78, 0xD8), false),
-    ("jemalloc", RGBColor(0x8C, 0x6B, 0xD6), false),
-    ("rpmalloc", RGBColor(0xB8, 0x60, 0xB8), false),
-    ("system", GREY, false),
-    ("pinned", RGBColor(0xE0, 0x8A, 0x1E), true),
-    ("thread", RGBColor(0xD9, 0x4A, 0x3A), true),
+/// How an engine is marked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// A peer.
+    Small,
+    /// Ours.
+    Large,
+    /// Ours, with magazines.
+    Ring,
+}
+use Mark::{Large, Ring, Small};
+
+const ORANGE: RGBColor = RGBColor(0xE0, 0x8A, 0x1E);
+const RED: RGBColor = RGBColor(0xD9, 0x4A, 0x3A);
+
+/// The dots: an engine, its colour and its mark.
+const DOTS: [(&str, RGBColor, Mark); 12] = [
+    ("0.3.0", RGBColor(0x9A, 0x7B, 0x4F), Small),
+    ("talc", RGBColor(0x8A, 0xA0, 0x3A), Small),
+    ("rlsf", RGBColor(0x5F, 0x9E, 0x6E), Small),
+    ("mimalloc", RGBColor(0x3F, 0x8F, 0xC5), Small),
+    ("snmalloc", RGBColor(0x5A, 0x78, 0xD8), Small),
+    ("jemalloc", RGBColor(0x8C, 0x6B, 0xD6), Small),
+    ("rpmalloc", RGBColor(0xB8, 0x60, 0xB8), Small),
+    ("system", GREY, Small),
+    ("pinned", ORANGE, Large),
+    ("thread", RED, Large),
+    ("pinned-mag", ORANGE, Ring),
+    ("thread-mag", RED, Ring),
 ];
 
 /// Where a ratio lies between left and right; what is beyond the ends lies at them.
@@ -77,11 +94,22 @@ pub fn draw(record: &Record, path: &Path) -> Result<()> {
         };
         let title = "time over that of the best peer (left of 1x is faster than all of them)";
         label(title.to_owned(), (10, 16), text(15, GREY, HPos::Left))?;
-        let mut x = 16;
-        for (engine, color, ours) in DOTS {
-            root.draw(&Circle::new((x, 42), if ours { 6 } else { 4 }, color.filled()))?;
-            label(engine.to_owned(), (x + 10, 42), text(13, color, HPos::Left))?;
-            x += 26 + 7 * i32::try_from(engine.len()).unwrap_or(0);
+        let dot = |at: (i32, i32), color: RGBColor, mark: Mark| {
+            let (size, style) = match mark {
+                Small => (4, color.filled()),
+                Large => (6, color.filled()),
+                Ring => (5, color.stroke_width(3)),
+            };
+            root.draw(&Circle::new(at, size, style))
+        };
+        // Peers above, ours below.
+        let mut ends = [16; 2];
+        for (engine, color, mark) in DOTS {
+            let row = usize::from(mark != Small);
+            let (x, y) = (ends[row], 42 + 20 * row as i32);
+            dot((x, y), color, mark)?;
+            label(engine.to_owned(), (x + 10, y), text(13, color, HPos::Left))?;
+            ends[row] += 26 + 7 * i32::try_from(engine.len()).unwrap_or(0);
         }
         let bottom = TOP + ROW * rows.len() as i32;
         for power in LEAST as i32..=MOST as i32 {
@@ -95,11 +123,10 @@ pub fn draw(record: &Record, path: &Path) -> Result<()> {
         for (index, (name, entry)) in rows.iter().enumerate() {
             let y = TOP + ROW * index as i32 + ROW / 2;
             label((*name).to_owned(), (LEFT - 14, y), text(14, GREY, HPos::Right))?;
-            for (engine, color, ours) in DOTS {
+            for (engine, color, mark) in DOTS {
                 let outcome = entry.outcomes.iter().find(|outcome| outcome.engine == engine);
                 if let Some(ratio) = outcome.and_then(|outcome| outcome.ratio) {
-                    let size = if ours { 6 } else { 4 };
-                    root.draw(&Circle::new((place(ratio), y), size, color.filled()))?;
+                    dot((place(ratio), y), color, mark)?;
                 }
             }
         }
