@@ -255,6 +255,7 @@ fn page_pair_locked(_: ()) {
 
 library_benchmark_group!(
     name = hot_paths;
-    benchmarks = pair_constant, pair_variable, burst, burst_shuffled, free_remote, free_remote_shuffled, alloc_returned, refill, realloc_in_place,
+    benchmarks = pair_constant, pair_variable, burst, burst_shuffled, free_remote,
+        free_remote_shuffled, alloc_returned, refill, realloc_in_place,
         page_pair_pinned_block, page_pair_pinned, page_pair_thread_block, page_pair_locked
 );

@@ -11,9 +11,9 @@
 //!   is near (NUMA).
 //! - **slab**: a run of pages cut into equal **objects** of one **size class**; it is *full*,
 //!   *partial* or *empty*.
-//! - **page list**: the pages a CPU keeps at hand. **Magazine**: the stack of objects of a class that
-//!   a CPU keeps for itself, where the platform wants that. **Remote free**: a free by a CPU that does not
-//!   own the slab. **Refill** and **drain** move memory between a cache and its owner;
+//! - **page list**: the pages a CPU keeps at hand. **Magazine**: the stack of objects of a class
+//!   that a CPU keeps for itself, where the platform wants that. **Remote free**: a free by a CPU
+//!   that does not own the slab. **Refill** and **drain** move memory between a cache and its owner;
 //!   **reclaim** gives kept memory back under pressure.
 //!
 //! # Layers

@@ -37,7 +37,8 @@ pub struct KernelArguments {
     /// How much memory it has, as QEMU's -m takes it; each machine has a default
     #[arg(long)]
     memory: Option<String>,
-    /// How the kernel reaches its heap: pin-preempt, locked, lock-plain, no-token, magazines (see kernel/README.md)
+    /// How the kernel reaches its heap: pin-preempt, locked, lock-plain, no-token; and whether with
+    /// magazines (see kernel/README.md)
     #[arg(long, default_value = "")]
     features: String,
     /// The kernel's command line: nmi, handlers, count, fault=double-free, fault=page-as-object, fault=leak, work=PERCENT

@@ -19,7 +19,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// Misuse is detected where the data at hand shows it (a double free, an interior, foreign or
     /// page address, a size of another class), reported to the
     /// [handler](Self::set_misuse_handler), and otherwise ignored: the heap stays whole. With
-    /// [magazines](Platform::MAGAZINES) it is detected later, or not.
+    /// [magazines](Platform::MAGAZINES) it is detected later, or not: until then the object may be
+    /// handed out again.
     ///
     /// # Complexity
     /// O(1); as [`alloc`](Self::alloc). An object of another CPU's slab costs no atomic operation
@@ -47,7 +48,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         }
     }
 
-    /// Frees the object of `class` into a magazine, where the platform wants them, and leaves the heap.
+    /// Frees the object of `class` into a magazine, where the platform wants them, and leaves the
+    /// heap.
     /// If there is no room the heap is still entered, and nothing has happened.
     ///
     /// # Safety

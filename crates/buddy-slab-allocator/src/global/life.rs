@@ -60,8 +60,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         Ok(())
     }
 
-    /// Says that this CPU is about to sleep: publishes the remote frees that it gathered, takes
-    /// in what others freed, and lets others drain its heap until it allocates again. Not from a
+    /// Says that this CPU is about to sleep: gives back all that lies in magazines, publishes the
+    /// remote frees that it gathered, takes in what others freed, and lets others drain its heap until it allocates again. Not from a
     /// handler that may have interrupted the allocator on this CPU.
     ///
     /// # Errors
@@ -71,9 +71,9 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         self.rest(cpu, Give::Rest)
     }
 
-    /// To be called now and then, say from the timer: publishes the remote frees that this CPU
-    /// gathered, takes in what others freed (a bounded part of it), gives surplus pages back. Does
-    /// nothing if it interrupted the allocator.
+    /// To be called now and then, say from the timer: takes up to 16 objects of each class out of
+    /// this CPU's magazines, publishes the remote frees that it gathered, takes in what others freed
+    /// (a bounded part of it), gives surplus pages back. Does nothing if it interrupted the allocator.
     ///
     /// # Errors
     /// As [`idle`](Self::idle).

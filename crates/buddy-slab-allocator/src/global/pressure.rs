@@ -54,7 +54,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// how many bytes of pages came back.
     ///
     /// # Complexity
-    /// O(heaps × size classes + pages kept). Takes one heap's lock at a time.
+    /// O(heaps × size classes + pages kept + objects in magazines). Takes one heap's lock at a time.
     pub fn shrink(&self) -> usize {
         if !self.is_ready() {
             return 0;

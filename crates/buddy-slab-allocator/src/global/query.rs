@@ -19,7 +19,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// the platform's `drain_cpus`.
     pub const MAX_KEPT_PAGES: usize = max_kept_pages(PAGE_SIZE) + max_cached_pages(PAGE_SIZE);
 
-    /// The most bytes of other CPUs' objects whose free one CPU has not published yet.
+    /// The most bytes of other CPUs' objects whose free one CPU has not published yet, but for what
+    /// lies in [magazines](Self::MAX_MAGAZINE_BYTES).
     pub const MAX_UNPUBLISHED_BYTES: usize = MAX_WAITING_BYTES;
 
     /// The most bytes of objects that one CPU keeps in magazines, where the platform
@@ -45,7 +46,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
         self.core.managed_bytes()
     }
 
-    /// Bytes of pages handed out, in slabs, and in empty slabs that are kept warm. Pages that
+    /// Bytes of pages handed out, in slabs, in empty slabs that are kept warm, and in magazines. Pages that
     /// CPUs keep at hand count as free. Exact at rest; under load it lags by what is on its way.
     /// O(sections + CPUs), no lock.
     pub fn allocated_bytes(&self) -> usize {

@@ -19,7 +19,8 @@ pub struct ClassInfo {
     pub pages: usize,
     /// Objects that those slabs can hold.
     pub objects_total: usize,
-    /// Objects handed out, and remote frees that their owner has not taken in.
+    /// Objects handed out, remote frees that their owner has not taken in, and what lies in magazines
+    /// of heaps that were not seen.
     pub objects_live: usize,
 }
 
@@ -28,7 +29,7 @@ pub struct ClassInfo {
 pub struct Snapshot {
     /// Bytes that can be allocated, over all sections.
     pub managed_bytes: usize,
-    /// Bytes of pages handed out and in slabs.
+    /// Bytes of pages handed out, in slabs and in magazines.
     pub allocated_bytes: usize,
     /// How many sections there are.
     pub sections: usize,
@@ -65,8 +66,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     /// than the caller's is not seen, see [`Snapshot::heaps_not_seen`].
     ///
     /// # Complexity
-    /// O(heaps × (size classes + groups with free objects) + sections × orders). Takes one heap's lock at a
-    /// time.
+    /// O(heaps × (size classes + groups with free objects + objects in magazines) + sections × orders).
+    /// Takes one heap's lock at a time.
     pub fn snapshot(&self) -> Snapshot {
         // First, since what the heaps take in may empty slabs, whose pages then go back.
         let mut free = [0usize; SizeClass::COUNT];

@@ -1,6 +1,6 @@
 //! The part of a heap that only its holder touches: free objects by class, page lists, the remote
 //! batch. This file is the life of an object on one CPU; `free_groups` keeps what is free of a
-//! class, `slabs` makes and releases whole slabs.
+//! class, `slabs` makes and releases whole slabs, `magazines` are what may stand in front of all that.
 //!
 //! Of each class one empty slab is kept *warm*, besides the first group's. Others are idle (`idle`),
 //! or released; the one that a run of frees (`free_run`) left empty only when the run has ended.

@@ -21,8 +21,7 @@ use core::slice;
 
 use crate::slab::SizeClass;
 
-/// The most objects of a class that are kept, and the most bytes of them (but for the largest
-/// classes, of which there are two).
+/// The most objects of a class that are kept, and the most bytes of them.
 const MOST_OBJECTS: usize = 1024;
 const MOST_BYTES: usize = 64 << 10;
 

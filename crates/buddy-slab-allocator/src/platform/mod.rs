@@ -84,17 +84,19 @@ pub unsafe trait Platform: Sync + 'static {
     const KEEPS_HEAP: bool = false;
 
     /// Whether a CPU keeps the objects that it frees in *magazines*: stacks, one for each size class,
-    /// from which it serves its next requests without a look at any slab. Objects of mixed sizes, and
-    /// those freed in no order, take about half of the time then ("Magazines" in `docs/design.md`).
+    /// from which it serves its next requests without a look at any slab. Objects of mixed sizes,
+    /// and those freed in no order, take half to three quarters of the time then ("Magazines" in
+    /// `docs/design.md`).
     ///
-    /// The price: what is freed wrongly (twice, inside an object, with another size, or nothing of this
-    /// allocator's) is found when it leaves the magazine (on tick in part, on idle, offline and before a
-    /// request fails), or at once if it is what was freed just before; of a drain that finds more than
-    /// four, three and the last are reported. If it was handed out again until then it is not found: it
-    /// may have two owners. So this is for code whose frees are known to be right, say
-    /// by having run without magazines. And a CPU reuses what it freed, wherever it was allocated; keeps
-    /// up to 64 KiB and 1,024 objects of each class; and takes 28 pages of 4 KiB (14 on 32
-    /// bits) for the stacks themselves, as long as 64 times as much is free. All of that goes back under pressure.
+    /// The price: what is freed wrongly (twice, inside an object, with another size, or nothing of
+    /// this allocator's) is found when it leaves the magazine (on tick in part, on idle, offline and
+    /// before a request fails), or at once if it is what was freed just before; of a drain that finds
+    /// more than four, three and the last are reported (on 32 bits: more than two, one and the last).
+    /// What was handed out again until then is not found: it may have two owners, or be no object at
+    /// all. So this is for code whose frees are known to be right, say by having run without
+    /// magazines. And a CPU reuses what it freed, wherever it was allocated; keeps up to 64 KiB and
+    /// 1,024 objects of each class; and takes 28 pages of 4 KiB (14 on 32 bits) for the stacks
+    /// themselves, if 64 times as much is free then. All of that goes back under pressure.
     const MAGAZINES: bool = false;
 
     /// Keeps this CPU, and tells its index; `None` before indices exist. An index out of range
@@ -155,8 +157,8 @@ pub unsafe trait Platform: Sync + 'static {
     }
 
     /// Called with nothing held when a large allocation of `bytes` was freed by address (but for what
-    /// goes back from a [magazine](Self::MAGAZINES)), before its pages are anybody else's: they may be given back to whoever backs them. (Their content is
-    /// not looked at again.)
+    /// goes back from a [magazine](Self::MAGAZINES)), before its pages are anybody else's: they may
+    /// be given back to whoever backs them. (Their content is not looked at again.)
     fn retire(&self, block: core::ptr::NonNull<u8>, bytes: usize) {
         let _ = (block, bytes);
     }
