@@ -41,15 +41,30 @@ fn objects(heap: &Magazines, layout: Layout, count: usize) -> Vec<NonNull<u8>> {
     (0..count).map(|_| heap.alloc(layout).expect("an object")).collect()
 }
 
+/// Runs `ops`, then wants every page back.
+fn run<const P: usize>(region: Region, cpus: usize, ops: &[Op]) {
+    let heap = GlobalHeap::<P, MagazineCpus>::with_platform(region, cpus, MagazineCpus);
+    let mut runner = Runner::new(&heap);
+    for (step, op) in ops.iter().enumerate() {
+        runner.step(op);
+        if step % 16 == 0 {
+            heap.check_invariants();
+        }
+    }
+    runner.oracle().verify_all();
+    runner.free_all();
+    expect_every_page(&heap);
+}
+
 /// All CPUs rest; then every page can be had.
-fn expect_every_page(heap: &Magazines) {
+fn expect_every_page<const P: usize>(heap: &GlobalHeap<P, MagazineCpus>) {
     for cpu in 0..heap.cpu_count() {
         heap.idle(cpu);
     }
     set_cpu(0);
     heap.check_invariants();
     let pages: Vec<_> = std::iter::from_fn(|| heap.alloc_pages(1, 0)).collect();
-    assert_eq!(pages.len() * PAGE, heap.allocator().managed_bytes());
+    assert_eq!(pages.len() * P, heap.allocator().managed_bytes());
     pages.iter().for_each(|page| heap.dealloc_pages(*page, 1));
     heap.shrink();
     heap.check_invariants();
@@ -437,18 +452,13 @@ proptest! {
         pages in 2000usize..3000,
         offset in 0usize..8192,
     ) {
-        let region = Region::with_offset(pages * PAGE, PAGE, offset);
-        let heap = Magazines::with_platform(region, cpus, MagazineCpus);
-        let mut runner = Runner::new(&heap);
-        for (step, op) in ops.iter().enumerate() {
-            runner.step(op);
-            if step % 8 == 0 {
-                heap.check_invariants();
-            }
-        }
-        runner.oracle().verify_all();
-        runner.free_all();
-        expect_every_page(&heap);
+        run::<PAGE>(Region::with_offset(pages * PAGE, PAGE, offset), cpus, &ops);
+    }
+
+    #[test]
+    fn any_sequence_with_other_pages(ops in op::ops(150), cpus in 1usize..=3) {
+        run::<0x200>(Region::new(12 * MIB), cpus, &ops);
+        run::<0x1_0000>(Region::new(16 * MIB), cpus, &ops);
     }
 
     /// Most objects of one class come and go on two CPUs, so that magazines run full and empty.
