@@ -170,7 +170,7 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
             _ if self.is_scarce(heap.node()) => local.drain(heap.inbox(), &env),
             Give::Surplus | Give::Rest => {
                 match give {
-                    Give::Rest => local.drain_magazines(&env),
+                    Give::Rest => local.empty_magazines(&env),
                     _ => local.trim_magazines(&env),
                 }
                 local.remote.flush(&env, &mut local.faults);

@@ -34,16 +34,21 @@ impl<const PAGE_SIZE: usize> Local<PAGE_SIZE> {
         }
     }
 
-    /// Gives back what lies in the magazines, and, where the node's lock may be waited for, their
-    /// pages. O(objects).
-    pub(crate) fn drain_magazines<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
+    /// Gives back what lies in the magazines; they stay. O(objects).
+    pub(crate) fn empty_magazines<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
         if self.magazines.is_none() {
             return;
         }
         for class in SizeClass::ALL {
             self.give_objects_back(class, usize::MAX, env);
         }
-        if !env.may_wait() {
+    }
+
+    /// Gives back what lies in the magazines, and, where the node's lock may be waited for, their
+    /// pages. O(objects).
+    pub(super) fn drain_magazines<L: RawLock>(&mut self, env: &Env<'_, PAGE_SIZE, L>) {
+        self.empty_magazines(env);
+        if self.magazines.is_none() || !env.may_wait() {
             return;
         }
         let block = core::mem::replace(&mut self.magazines, Magazines::none()).block();
