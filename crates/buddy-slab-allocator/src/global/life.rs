@@ -61,8 +61,12 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// Says that this CPU is about to sleep: gives back all that lies in magazines, publishes the
-    /// remote frees that it gathered, takes in what others freed, and lets others drain its heap until it allocates again. Not from a
-    /// handler that may have interrupted the allocator on this CPU.
+    /// remote frees that it gathered, takes in what others freed, and lets others drain its heap
+    /// until it allocates again. Not from a handler that may have interrupted the allocator on this
+    /// CPU.
+    ///
+    /// # Complexity
+    /// As [`tick`](Self::tick), and O(objects in magazines).
     ///
     /// # Errors
     /// [`AllocError::InvalidParam`] if there is no such CPU, or (*pinned* and *thread*) it is not
@@ -72,8 +76,12 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     }
 
     /// To be called now and then, say from the timer: takes up to 16 objects of each class out of
-    /// this CPU's magazines, publishes the remote frees that it gathered, takes in what others freed
-    /// (a bounded part of it), gives surplus pages back. Does nothing if it interrupted the allocator.
+    /// this CPU's magazines, publishes the remote frees that it gathered, takes in what others
+    /// freed (a bounded part of it), gives surplus pages back. Does nothing if it interrupted the
+    /// allocator.
+    ///
+    /// # Complexity
+    /// Bounded by constants: see `docs/worst-case.md`. Takes the node's lock for what goes back.
     ///
     /// # Errors
     /// As [`idle`](Self::idle).

@@ -30,7 +30,8 @@ impl<const PAGE_SIZE: usize, P: Platform> GlobalAllocator<PAGE_SIZE, P> {
     ///
     /// The handler runs in the context of the bad call, with no lock held. (Or of the one that finds
     /// it: where frees are gathered first, for other CPUs or in [magazines](Platform::MAGAZINES).)
-    /// If it returns, the bad call has no effect, but for what a magazine handed out before. It should not allocate: a damaged program may be near its end.
+    /// If it returns, the bad call has no effect, but for what a magazine handed out before. It
+    /// should not allocate: a damaged program may be near its end.
     pub fn set_misuse_handler(&self, handler: Option<fn(&MisuseReport)>) {
         let pointer = handler.map_or(core::ptr::null_mut(), |handler| handler as *mut ());
         self.misuse.store(pointer, Ordering::Release);
